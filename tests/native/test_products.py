@@ -268,3 +268,38 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         LinearKernels().linear(x[:, :4].copy(), w, b, None, 0.0)
     with pytest.raises(ValueError, match="broadcast"):
         LinearKernels().linear(x, w, b[:5].copy(), None, 0.0)
+
+
+@dtypes
+@pytest.mark.parametrize("shape", [(5, 1100, 700), (7, 520, 1030), (300, 600, 1030)], ids=str)
+def test_products_by_columns_and_for_few_rows_have_the_bits_of_tiles(shape: tuple[int, int, int], dtype: str) -> None:
+    (n, inputs, outputs), size = shape, np.dtype(dtype).itemsize
+    x, w, b, g = inputs_of(shape, dtype)
+    for target in TARGETS.values() if n == 5 else [kernels.target()]:
+        native = Native(dtype, target, parts(n))
+        z, passed, gx, gw, _ = native.layer(x, w, b, g, True, False)
+        found = [np.full(y.shape, np.nan, dtype) for y in (z, gx, gw, gx)]
+        row, column = inputs * size, outputs * size
+        by_columns = products.by_columns
+        native.run(by_columns, outputs, x, row, size, w, row, True, b, found[0], n, outputs, inputs, True)
+        native.run(by_columns, inputs, passed, column, size, w, row, False, None, found[1], n, inputs, outputs, False)
+        native.run(by_columns, inputs, passed, size, column, x, row, False, None, found[2], outputs, inputs, n, False)
+        if n < 16:
+            native.run(products.by_few, inputs, passed, column, size, w, found[3], n, inputs, outputs)
+        else:
+            found[3] = gx
+        assert [y.tobytes() for y in found] == [y.tobytes() for y in (z, gx, gw, gx)]
+
+
+@pytest.mark.parametrize("shape", [(1, 300, 257), (7, 300, 257), (9, 1500, 1501), (5600, 400, 40)], ids=str)
+def test_layers_of_all_sizes_are_right(shape: tuple[int, int, int]) -> None:
+    x, w, b, g = (np.array(y) for y in inputs_of(shape, "float32"))
+    backend = LinearKernels()
+    z = backend.linear(x, w, b, "relu", 0.0)[0]
+    assert_near(backend.linear(x, w, b, None, 0.0)[0], x, w.T, b)
+    gx, gw, gb = backend.linear_backward(g, z, x, w, b, "relu", 0.0, None, (True,) * 3, (None,) * 3)
+    assert gb is not None
+    passed = np.where(z != 0, g, 0)
+    assert_near(gx, passed, w)
+    assert_near(gw, passed.T, x)
+    np.testing.assert_allclose(gb, passed.sum(0, np.float64), rtol=1e-4, atol=1e-4 * abs(g).max())

@@ -13,14 +13,16 @@ from gradflow_numpy.native import products
 from gradflow_numpy.native.base import NativeKernels, fit, fits
 from gradflow_numpy.native.kernels import launch
 
-_FEW = 16
-"""For fewer rows, x W^T is computed without a copy of W."""
+_FEW = 8
+"""For fewer rows, x W^T and the gradient of x are computed without a copy of W."""
 _TRANSPOSED = 1 << 13
 """The bytes of a weight that each thread transposes for itself; a larger one is packed once."""
 _STRIDED = 1 << 16
 """The bytes of a weight or of x that tiles read where it lies; a larger one is packed, if it is used often enough."""
-_USES = 8, 32
-"""The rows for which a weight is packed, and the outputs for which x is."""
+_OUTPUTS = 32
+"""The outputs for which x is packed."""
+_LARGE, _WIDE = 1 << 23, 256
+"""The bytes of a weight or of x that is not packed: parts of it are copied into scratch, if it has so many columns."""
 _RATE = 160.0
 """About how many bytes of numbers are multiplied and added in a nanosecond on one thread."""
 
@@ -35,6 +37,20 @@ def _pack(b: Array, columns: int, inner: int, turned: bool) -> Array:
     cost = 2 * inner * b.itemsize  # of about 16 columns
     launch(products.pack, b.dtype, panels.shape[0], cost, b, panels, columns, inner, turned)
     return panels
+
+
+def _by_columns(
+    a: Array, a_turned: bool, b: Array, b_turned: bool, bias: Any, c: Any, rows: int, columns: int, inner: int,
+    relu: bool,
+) -> None:  # fmt: skip
+    """c = a b + bias, or its relu; where one is `turned`, it is given as its transpose."""
+    size = b.itemsize
+    strides = (size, rows * size) if a_turned else (inner * size, size)
+    row = (inner if b_turned else columns) * size
+    cost = rows * inner * size / _RATE
+    launch(
+        products.by_columns, b.dtype, columns, cost, a, *strides, b, row, b_turned, bias, c, rows, columns, inner, relu
+    )
 
 
 class LinearKernels(NativeKernels):
@@ -79,6 +95,8 @@ class LinearKernels(NativeKernels):
                 products.forward_few, dtype, outputs, 2 * n * inputs * x.itemsize / _RATE, x, weight, bias, z, inputs,
                 outputs, n, relu,
             )  # fmt: skip
+        elif weight.nbytes > _LARGE and outputs >= _WIDE:
+            _by_columns(x, False, weight, True, bias, z, n, outputs, inputs, relu)
         else:
             packed = weight.nbytes > _TRANSPOSED
             b = _pack(weight, outputs, inputs, True) if packed else weight
@@ -123,25 +141,38 @@ class LinearKernels(NativeKernels):
             masked = saved = None
         if need_x and gx is None:
             gx = np.empty(x.shape, dtype)
-        if need_x or masked is not None:
-            packed = need_x and weight.nbytes > _STRIDED and n >= _USES[0]
+        by_few = need_x and 0 < n < _FEW and weight.nbytes > _STRIDED
+        by_columns = need_x and n >= _FEW and weight.nbytes > _LARGE and inputs >= _WIDE
+        by_rows = need_x and not (by_few or by_columns)
+        if by_rows or masked is not None:
+            packed = by_rows and weight.nbytes > _STRIDED
             b = _pack(weight, inputs, outputs, False) if packed else weight
             launch(
-                products.backward_rows, dtype, n, cost, g, saved, masked, b, gx if need_x else None, outputs, inputs,
+                products.backward_rows, dtype, n, cost, g, saved, masked, b, gx if by_rows else None, outputs, inputs,
                 packed,
             )  # fmt: skip
             if masked is not None:
                 g = masked
+        if by_few:
+            cost = 2 * n * outputs * g.itemsize / _RATE
+            row, size = outputs * g.itemsize, g.itemsize
+            launch(products.by_few, dtype, inputs, cost, g, row, size, weight, gx, n, inputs, outputs)
+        elif by_columns:
+            _by_columns(g, False, weight, False, None, gx, n, inputs, outputs, False)
         if need_weight and gw is None:
             gw = np.empty(weight.shape, dtype)
         if need_bias and gb is None:
             gb = np.empty(outputs, dtype)
-        if need_weight or need_bias:
-            packed = need_weight and x.nbytes > _STRIDED and outputs >= _USES[1]
+        by_columns = need_weight and x.nbytes > _LARGE and outputs >= _OUTPUTS and inputs >= _WIDE
+        if by_columns:
+            _by_columns(g, True, x, False, None, gw, outputs, inputs, n, False)
+        by_outputs = need_weight and not by_columns
+        if by_outputs or need_bias:
+            packed = by_outputs and x.nbytes > _STRIDED and outputs >= _OUTPUTS
             b = _pack(x, inputs, n, False) if packed else x
-            cost = n * (inputs + 4) * x.itemsize / _RATE
+            cost = n * (inputs * by_outputs + 4) * x.itemsize / _RATE
             launch(
-                products.backward_outputs, dtype, outputs, cost, g, b, gw if need_weight else None,
+                products.backward_outputs, dtype, outputs, cost, g, b, gw if by_outputs else None,
                 gb if need_bias else None, n, outputs, inputs, packed,
             )  # fmt: skip
         return gx if need_x else None, gw if need_weight else None, gb if need_bias else None

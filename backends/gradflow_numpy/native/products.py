@@ -7,8 +7,11 @@ from typing import Any
 from gradflow_numpy.native.kernels import kernel, target
 from gradflow_numpy.native.tiles import (
     ADD,
+    BLOCK,
     GROUP,
     RELU,
+    STRAIGHT,
+    TURNED,
     Factor,
     copy_columns,
     copy_transposed,
@@ -21,6 +24,9 @@ _ALIGNED = 16
 """Panels are so many rows long, or a multiple of it, since transposing writes whole vectors."""
 _SUMMED = 1024
 """Rows that are summed one after another, in four sums; the sums of these blocks are added one after another."""
+_FEW = 2048
+"""The bytes of columns that `by_few` adds up at a time, and how many products it adds at once."""
+_TERMS = 8
 _DOT = 64
 """The bytes of the partial sums of a product of two rows."""
 
@@ -70,8 +76,8 @@ def forward(
     weight: (outputs, inputs), or the panels of its transpose.
     """
     size = fn.size
-    b = _choose(fn, packed != 0, _packed(fn, weight, inputs), Factor(weight, inputs * size, fn.integer(0)))
-    multiply(fn, x, inputs * size, size, b, outputs, inputs, z, bias, relu * RELU, start, stop, scratch)
+    b = _choose(fn, packed != 0, _packed(fn, weight, inputs), Factor(weight, inputs * size, fn.integer(TURNED)))
+    multiply(fn, x, inputs * size, size, b, outputs, inputs, z, outputs * size, bias, relu * RELU, start, stop, scratch)
 
 
 @kernel("products", "RrrWiiii")
@@ -158,7 +164,7 @@ def backward_rows(
         fn.each(start * outputs, stop * outputs, mask)
     with fn.when(gx != 0):
         a, b = fn.select(out != 0, masked, g), _by_rows(fn, weight, packed, inputs, outputs)
-        multiply(fn, a, outputs * size, size, b, inputs, outputs, gx, 0, 0, start, stop, scratch)
+        multiply(fn, a, outputs * size, size, b, inputs, outputs, gx, inputs * size, 0, 0, start, stop, scratch)
 
 
 @kernel("products", "RRwwiiii", multiple=4)
@@ -175,7 +181,68 @@ def backward_outputs(
         _sum_columns(fn, g, rows, outputs, gb, start, stop)
     with fn.when(gw != 0):
         b = _by_rows(fn, x, packed, inputs, rows)
-        multiply(fn, g, size, outputs * size, b, inputs, rows, gw, 0, 0, start, stop, scratch)
+        multiply(fn, g, size, outputs * size, b, inputs, rows, gw, inputs * size, 0, 0, start, stop, scratch)
+
+
+@kernel("products", "RiiRiiRWiiii", multiple=64)
+def by_columns(
+    fn: Any, a: Any, a_row: Any, a_step: Any, b: Any, b_row: Any, turned: Any, bias: Any, c: Any, rows: Any,
+    columns: Any, inner: Any, relu: Any, start: Any, stop: Any, scratch: Any,
+) -> None:  # fmt: skip
+    """c = a b + bias, or its relu, to the bit as the other kernels; items: columns of b and of c (rows, columns).
+
+    Parts of b are copied into scratch, so that b is not copied as a whole. b_row: bytes from a row of b to the next;
+    where b is `turned`, from a column.
+    """
+    size = fn.size
+    first = start * fn.select(turned != 0, b_row, fn.integer(size))
+    factor = Factor(b + first, b_row, fn.select(turned != 0, fn.integer(TURNED), fn.integer(STRAIGHT)))
+    added = fn.select(bias != 0, bias + start * size, fn.integer(0))
+    multiply(
+        fn, a, a_row, a_step, factor, stop - start, inner, c + start * size, columns * size, added, relu * RELU,
+        fn.integer(0), rows, scratch,
+    )  # fmt: skip
+
+
+@kernel("products", "RiiRWiii", multiple=64)
+def by_few(
+    fn: Any, a: Any, a_row: Any, a_step: Any, b: Any, c: Any, rows: Any, columns: Any, inner: Any, start: Any,
+    stop: Any, scratch: Any,
+) -> None:  # fmt: skip
+    """c = a b for few rows of a, which reads b (inner, columns) once; the bits are those of tiles; items: columns."""
+    size, row = fn.size, columns * fn.size
+    with fn.loop(start, stop, _FEW // size) as first, fn.loop(0, inner, BLOCK // size) as block:
+        end, last = smaller(fn, first + _FEW // size, stop), smaller(fn, block + BLOCK // size, inner)
+
+        def add(k: Any, count: int, first: Any = first, end: Any = end, block: Any = block) -> None:
+            with fn.loop(0, rows) as i:
+                at = a + i * a_row + k * a_step
+                factors = [fn.vector(fn.load(at + q * a_step, fn.real)) for q in range(count)]
+                sums, source = scratch + i * _FEW, b + k * row
+
+                def step(j: Any, mask: Any) -> None:
+                    place = sums + (j - first) * size
+                    total = fn.select(k > block, fn.load(place), 0)
+                    for q, x in enumerate(factors):
+                        total = fn.fma(x, fn.load(source + q * row + j * size, mask=mask), total)
+                    fn.store(total, place)
+
+                fn.each(first, end, step)
+
+        whole = last - (last - block) % _TERMS
+        with fn.loop(block, whole, _TERMS) as k:
+            add(k, _TERMS)
+        with fn.loop(whole, last) as k:
+            add(k, 1)
+
+        with fn.loop(0, rows) as i:
+
+            def keep(j: Any, mask: Any, i: Any = i, first: Any = first, block: Any = block) -> None:
+                total, place = fn.load(scratch + i * _FEW + (j - first) * size), c + i * row + j * size
+                before = fn.load(place, mask=mask)
+                fn.store(fn.select(block > 0, before + total, total), place, mask)
+
+            fn.each(first, end, keep)
 
 
 def _general(name: str, access: str, flags: int) -> Any:
@@ -185,8 +252,8 @@ def _general(name: str, access: str, flags: int) -> Any:
         start: Any, stop: Any, scratch: Any,
     ) -> None:  # fmt: skip
         direct = fn.integer(parallel(fn.target) * fn.target.vector_bytes)
-        factor = Factor(b, b_row, fn.select(turned != 0, fn.integer(0), direct))
-        multiply(fn, a, a_row, a_step, factor, columns, inner, c, 0, flags, start, stop, scratch)
+        factor = Factor(b, b_row, fn.select(turned != 0, fn.integer(TURNED), direct))
+        multiply(fn, a, a_row, a_step, factor, columns, inner, c, columns * fn.size, 0, flags, start, stop, scratch)
 
     return product
 

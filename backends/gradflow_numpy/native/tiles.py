@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from gradflow_numpy.native.kernels import SCRATCH
 
-_BLOCK = 2048
+BLOCK = 2048
 """The bytes of a block of k: 512 numbers of float32, 256 of float64."""
 _ROWS = 256
 """Rows of A at a time, so that their part of a block stays in the second-level cache."""
@@ -189,18 +189,19 @@ def copy_columns(fn: Any, columns: Any, length: Any, b: Any, b_row: Any, to: Any
     """Copy columns of B into panels, one row of a panel after another, and zeros up to whole vectors."""
     size, width = fn.size, fn.target.vector_bytes
     across = parallel(fn.target)
-    whole = columns - columns % fn.lanes
-
-    def place(j: Any) -> Any:
-        return to + j / (across * fn.lanes) * panel + j % (across * fn.lanes) * size
-
+    wide = across * fn.lanes
+    edge, whole = columns - columns % wide, columns - columns % fn.lanes
     with fn.loop(0, length) as k:
-        source, row = b + k * b_row, k * (across * width)
-        with fn.loop(0, whole, fn.lanes) as j:
-            fn.store(fn.load(source + j * size), place(j) + row)
+        source, out = b + k * b_row, fn.variable(to + k * (across * width))
+        with fn.loop(0, edge, wide) as j:
+            for v in range(across):
+                fn.store(fn.load(source + j * size + v * width), out.get() + v * width)
+            out.set(out.get() + panel)
+        with fn.loop(edge, whole, fn.lanes) as j:
+            fn.store(fn.load(source + j * size), out.get() + (j - edge) * size)
         with fn.when(whole < columns):
             mask = fn.first_lanes(columns - whole)
-            fn.store(fn.load(source + whole * size, mask=mask), place(whole) + row)
+            fn.store(fn.load(source + whole * size, mask=mask), out.get() + (whole - edge) * size)
 
 
 def copy_transposed(fn: Any, columns: Any, length: Any, b: Any, b_column: Any, to: Any, panel: Any) -> None:
@@ -246,33 +247,38 @@ def _transposed(fn: Any, rows: list[Any]) -> list[Any]:
 
 
 class Factor(NamedTuple):
-    """B's rows are `row` apart, its panels `panel`; where `panel` is 0, its columns are contiguous and `row` apart."""
+    """B's rows are `row` apart, its panels `panel`; or `panel` is one of the following, and parts of B are copied."""
 
     at: Any
     row: Any
     panel: Any
 
 
+TURNED, STRAIGHT = 0, -1
+"""Instead of the bytes of a panel: B's columns are contiguous and `row` apart; its rows are."""
+
+
 def multiply(
-    fn: Any, a: Any, a_row: Any, a_step: Any, b: Factor, columns: Any, inner: Any, c: Any, bias: Any, flags: Any,
-    start: Any, stop: Any, scratch: Any,
+    fn: Any, a: Any, a_row: Any, a_step: Any, b: Factor, columns: Any, inner: Any, c: Any, c_row: Any, bias: Any,
+    flags: Any, start: Any, stop: Any, scratch: Any,
 ) -> None:  # fmt: skip
-    """C[start:stop] = A[start:stop] B, C (any number, columns) contiguous; inner: the length of the sums."""
-    made, new = _function(fn, "multiply", 14)
+    """C[start:stop] = A[start:stop] B, C's rows `c_row` apart; inner: the length of the sums."""
+    made, new = _function(fn, "multiply", 15)
     if new:
         _emit_product(made)
         made.finish()
-    _call(fn, "multiply", a, a_row, a_step, *b, columns, inner, c, bias, flags, start, stop, scratch)
+    _call(fn, "multiply", a, a_row, a_step, *b, columns, inner, c, c_row, bias, flags, start, stop, scratch)
 
 
 def _emit_product(fn: Any) -> None:
-    a, a_row, a_step, b_at, b_row, b_panel, columns, inner, c, bias, flags, start, stop, scratch = fn.parameters
+    a, a_row, a_step, b_at, b_row, b_panel, columns, inner, c, c_row, bias, flags, start, stop, scratch = fn.parameters
     size, across = fn.size, parallel(fn.target)
-    block, group, wide = _BLOCK // size, GROUP // size, across * fn.lanes
-    c_row, own_panel, own_row = columns * size, (block + fn.lanes) * wide * size, fn.integer(wide * size)
+    block, group, wide = BLOCK // size, GROUP // size, across * fn.lanes
+    own_panel, own_row = (block + fn.lanes) * wide * size, fn.integer(wide * size)
     b_copied = scratch + _A_BYTES
     copies_a = (columns >= 256) & ((a_step == size) | (a_row == size))
-    turned = b_panel == 0
+    turned, straight = b_panel == TURNED, b_panel == STRAIGHT
+    is_copied = turned | straight
 
     with fn.loop(0, fn.select(inner < 1, 1, inner), block) as k:  # once for no k, which sets C to 0
         length = smaller(fn, inner - k, fn.integer(block))
@@ -292,19 +298,22 @@ def _emit_product(fn: Any) -> None:
                 own = smaller(fn, columns - j, fn.integer(group))
                 whole = own - own % fn.lanes
                 edge = own - own % wide
-                b = b_at + fn.select(turned, j * b_row + k * size, j / wide * b_panel + k * b_row)
+                panels = fn.select(straight, j * size, j / wide * b_panel)
+                b = b_at + fn.select(turned, j * b_row + k * size, panels + k * b_row)
                 copies_edge = (b_panel == own_row) & (whole < own)
                 with fn.when(turned):
                     copy_transposed(fn, own, length, b, b_row, b_copied, fn.integer(own_panel))
+                with fn.when(straight):
+                    copy_columns(fn, own, length, b, b_row, b_copied, fn.integer(own_panel))
                 with fn.when(copies_edge):
                     copy_columns(fn, own - edge, length, b + edge * size, b_row, b_copied, fn.integer(0))
                 with fn.loop(0, rows, _CHUNK) as r, fn.loop(0, own, wide) as p:
                     n = smaller(fn, own - p, fn.integer(wide))
                     at_edge = copies_edge & (p == edge)
-                    panel = fn.select(turned, b_copied + p / wide * own_panel, b + p / wide * b_panel)
+                    panel = fn.select(is_copied, b_copied + p / wide * own_panel, b + p / wide * b_panel)
                     values = (
                         smaller(fn, rows - r, fn.integer(_CHUNK)), matrix.at + (r >> 1) * matrix.pair, *matrix[1:],
-                        fn.select(at_edge, b_copied, panel), fn.select(turned | at_edge, own_row, b_row), length,
+                        fn.select(at_edge, b_copied, panel), fn.select(is_copied | at_edge, own_row, b_row), length,
                         c + (i + r) * c_row + (j + p) * size, c_row, n,
                         fn.select(added != 0, added + (j + p) * size, fn.integer(0)), own_flags,
                     )  # fmt: skip
