@@ -75,7 +75,7 @@ def check_batches(batches: Any, steps: Any, check: Any) -> None:
 
 
 def has_graphs(backend: Backend) -> bool:
-    """Whether one or several recorded steps become a graph on the device."""
+    """Whether several recorded steps can be one graph on the device. On the CPU, native programs are of one step."""
     return type(backend).graph is not Backend.graph and backend.graphs_of_several
 
 

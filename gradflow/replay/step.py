@@ -103,7 +103,8 @@ def capture(
     A step runs normally, without a replay, if it
 
     - reads values (`item()`, a tensor in an `if`), or seeds or sets a random generator or its `counter` or `key`,
-    - changes tensors in place, reads or assigns `.grad`, or works on other devices than that of its inputs,
+    - changes tensors in place, or a parameter of which an input is a view, reads or assigns `.grad`, or works on other
+      devices than that of its inputs,
     - changes hyperparameters, reads `Optimizer.steps`, or passes a closure to an optimizer,
     - indexes with a mask, or runs hooks or a custom operation,
     - backpropagates through a graph from before the step, or uses Python numbers that differ between two recordings.
@@ -114,26 +115,27 @@ def capture(
 
     As with CUDA graphs, the rest of the step's Python does not run in a replay. What it would read, such as a flag or a
     counter, has the value from the recording, and what it would write, such as a list of losses, does not change.
-    Work in other threads and on arrays taken from `tensor.array` is not recorded. `check` finds such mistakes. On a
-    GPU, a schedule may be called more than once for a step, and an error that it raises comes before the step begins.
+    Work in other threads and on arrays taken from `tensor.array` is not recorded. `check` finds such mistakes.
+    On a GPU and with the extra `fast`, rates are computed ahead: a schedule must be a pure function of the number of
+    steps, may be called more than once for a step, and one that is not gradflow's is called before each step. On a GPU,
+    an error that it raises comes before the step begins.
 
     Captured steps that compute gradients of the same leaves are for one thread at a time: while one is replayed,
     another thread must not call `backward()` for these leaves, or gradients are lost.
 
-    On a GPU, what is replayed is one CUDA graph: a call copies the inputs, launches it, and copies the results. Rates
-    are computed ahead, so a schedule must be a pure function of the number of steps; one that is not gradflow's is
-    called before each step. If the calls cannot be one graph, such as those of an optimizer with an `update` of its
-    own, they are made one by one, and `status` is "replaying call by call", with the reason. If there is not enough
-    memory for a graph, MemoryError is raised, the step has not been done, and later calls make its calls one by one.
+    On a GPU, what is replayed is one CUDA graph: a call copies the inputs, launches it, and copies the results. If the
+    calls cannot be one graph, such as those of an optimizer with an `update` of its own, they are made one by one, and
+    `status` is "replaying call by call", with the reason. If there is not enough memory for a graph, MemoryError is
+    raised, the step has not been done, and later calls make its calls one by one.
 
     On a CPU with the extra `fast`, a replay is one call of native code for everything that has a kernel there. What has
     none is called from Python in between, and `status` names it: "replaying, with sum and where in Python"; or Python
-    makes all calls, and `status` says why. Rates are computed ahead here, too. For inputs that are read-only or not
-    contiguous, Python makes all calls.
+    makes all calls, and `status` says why. For inputs that are read-only or not contiguous, Python makes all calls. All
+    arrays of the step are kept until it is recorded again or the captured step is dropped.
 
     With `batches` whose data is on a GPU, the gathering of batches and `steps` steps are one graph, which the host
     starts with one call. The first steps of a run are done one by one, and so are steps on data that is kept on the
-    host, and all steps on a device without graphs, such as the CPU. The results are equal bit for bit.
+    host, and all steps on the CPU. The results are equal bit for bit.
 
     Raises TypeError if `step` is not callable, for `batches` that are none, and for `steps` without batches; ValueError
     if `check` or `steps` is not an integer of at least 1, or for `check` with batches. A call raises
