@@ -207,14 +207,14 @@ def _check_labels(
             f"{name} needs labels of shape {shape} for this input; got {target.dtype} {target.shape}{advice}"
         )
     if target.size and target.backend.device.type == "cpu":
-        check_label_values(name, target, classes, ignore_index)
+        _check_label_values(name, target, classes, ignore_index)
     low, high = target.dtype.limits
     ignored = ignore_index if low <= ignore_index <= high else None
     return (target if target.ndim == 1 else reshape(target, (target.size,))), ignored
 
 
 @opaque_call
-def check_label_values(name: str, target: Tensor, classes: int, ignore_index: int) -> None:
+def _check_label_values(name: str, target: Tensor, classes: int, ignore_index: int) -> None:
     """Raise ValueError for a label, in host memory, that is neither in [0, classes) nor `ignore_index`."""
     values = target.backend.host_values(target.array)
     positive = values.astype("uint64")  # negative labels become huge

@@ -102,7 +102,7 @@ def test_labels_that_are_computed_and_wrong_leave_what_the_plain_step_leaves() -
         labels[3] = 3 if i == 7 else labels[3]
         return [gf.tensor(rng.normal(size=(8, 4)).astype("f4")), gf.tensor(labels)]
 
-    status = "replaying, in Python, since it calls check_label_values after it has changed something"
+    status = "replaying, in Python, since it calls _check_label_values after it has changed something"
     assert_same(two_losses, batch, 1, status)
 
 

@@ -5,7 +5,7 @@ pass needs no total: it counts the labels itself, so that rows can go through th
 other.
 
 Labels are not checked here: the loss of a label out of range is NaN, and nothing is read or written out of bounds. What
-checks them, `gradflow.ops.losses.check_label_values`, is an opaque call of a recorded step. A program runs the kernel
+checks them, `gradflow.ops.losses._check_label_values`, is an opaque call of a recorded step. A program runs the kernel
 `check_labels` in its place, before all else: unless it counts 0, the program stops, and the opaque call is made, which
 raises the error of the plain step.
 """

@@ -183,7 +183,7 @@ class _Lowering:
 
     def _is_check(self, call: Call) -> bool:
         """Whether a call checks labels that are an input; then a kernel does it before all else."""
-        if call.name != "check_label_values":
+        if call.name != "_check_label_values":
             return False
         _, target, classes, ignored = call.arguments
         labels = target.array
