@@ -14,6 +14,7 @@ from perceptrons import Training
 
 import gradflow as gf
 
+pytest.importorskip("llvmlite", reason="llvmlite, of the extra 'fast', is not installed")
 slow = pytest.mark.slow
 
 
