@@ -8,7 +8,6 @@ import importlib.util
 import os
 import signal
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,8 +30,8 @@ def _number(argument: str) -> int:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options for more random comparisons, and for all cases of each test."""
-    parser.addoption("--all-cases", action="store_true", help="run all cases of tests that have many")
+    """Add the options for more random comparisons, and for fewer tests."""
+    parser.addoption("--one-in", type=int, default=1, metavar="N", help="run one test in N, always the same")
     parser.addoption(
         "--random-examples",
         type=_number,
@@ -74,23 +73,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark GPU tests, the conformance kit and comparisons with other libraries as slow; keep a third of many cases."""
+    """Mark GPU tests, the conformance kit and comparisons with other libraries as slow; keep what --one-in=N says."""
     for item in items:
         if item.get_closest_marker("gpu") or item.nodeid.startswith(("gradflow/testing/conformance/", "tests/peers/")):
             item.add_marker("slow")
-    if not config.getoption("all_cases"):
-        cases = Counter(item.nodeid.split("[")[0] for item in items)
-        left_out = {item for item in items if cases[item.nodeid.split("[")[0]] > _MANY and _is_left_out(item)}
-        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
-        items[:] = [item for item in items if item not in left_out]
-
-
-_MANY = 30
-"""Of a test with more cases, such as one of each operation, dtype and device, a third are run, always the same."""
-
-
-def _is_left_out(item: pytest.Item) -> bool:
-    return item.get_closest_marker("gpu") is None and zlib.crc32(item.nodeid.encode()) % 3 != 0
+    n = config.getoption("one_in")
+    kept = [item for item in items if zlib.crc32(item.nodeid.encode()) % n == 0]
+    if len(kept) < len(items):
+        config.hook.pytest_deselected(items=[*set(items).difference(kept)])
+        items[:] = kept
 
 
 def pytest_collection_finish() -> None:
