@@ -131,7 +131,7 @@ def _arrays(x: Any) -> Iterator[Array]:
 
 
 def lower(calls: Sequence[Call], places: list[Array], row: Array, results: Sequence[Array]) -> Lowered:
-    """The parts of a step. Raises NotImplementedError, with words that follow "it", for what is no longer true later.
+    """The parts of a step. Raises NotImplementedError, whose message follows "it", if the trace cannot be repeated.
 
     places: the inputs as the calls got them. row: what had the numbers that change; programs get the address of the
     present ones after the inputs. results: the results of the step.

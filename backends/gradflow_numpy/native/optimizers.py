@@ -259,7 +259,7 @@ class OptimizerKernels(NativeKernels):
         skip: Array | None = None,
     ) -> None:
         arrays = parameter, gradient, velocity
-        if fit(arrays) and (half is None or half.flags.carray):
+        if _fit(arrays, half):
             self._step(sgd, 0.2, arrays, options, scalars, half, skip)
         else:
             self.numpy.sgd_step(*arrays, options, scalars, half=half, skip=skip)
@@ -277,7 +277,7 @@ class OptimizerKernels(NativeKernels):
         skip: Array | None = None,
     ) -> None:
         arrays = parameter, gradient, mean, square
-        if fit(arrays) and (half is None or half.flags.carray):
+        if _fit(arrays, half):
             self._step(adam, 0.5, arrays, options, scalars, half, skip)
         else:
             self.numpy.adam_step(*arrays, options, scalars, half=half, skip=skip)
@@ -296,7 +296,7 @@ class OptimizerKernels(NativeKernels):
         skip: Array | None = None,
     ) -> None:
         arrays = parameter, gradient, square, mean, velocity
-        if fit(arrays) and (half is None or half.flags.carray):
+        if _fit(arrays, half):
             self._step(rmsprop, 0.5, arrays, options, scalars, half, skip)
         else:
             self.numpy.rmsprop_step(*arrays, options, scalars, half=half, skip=skip)
@@ -315,7 +315,7 @@ class OptimizerKernels(NativeKernels):
         skip: Array | None = None,
     ) -> None:
         arrays = parameter, gradient, mean, square, largest
-        if fit(arrays) and (half is None or half.flags.carray):
+        if _fit(arrays, half):
             self._step(moments, 0.5, arrays, options, scalars, half, skip)
         else:
             self.numpy.moment_step(*arrays, options, scalars, half=half, skip=skip)
@@ -332,6 +332,11 @@ class OptimizerKernels(NativeKernels):
         launch(step, dtype, size, cost, *arrays, numbers, scalars, skip, nonfinite)
         if half is not None:
             launch(round_to_half, dtype, size, 0.2, parameter, half, int(half.dtype == np.float16), skip)
+
+
+def _fit(arrays: Sequence[Array | None], half: Array | None) -> bool:
+    """Whether kernels take the arrays of a step, and its half copy."""
+    return fit(arrays) and (half is None or bool(half.flags.carray))
 
 
 @functools.lru_cache(maxsize=256)
