@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 from gradflow_numpy.native.kernels import Kernel, Launch
-from gradflow_numpy.native.levels import accesses, levels
+from gradflow_numpy.native.levels import accesses, divide, levels
 
 
-def launch(access: str, items: int, *arguments: Any) -> Launch:
+def launch(access: str, items: int, *arguments: Any, flat: bool = False) -> Launch:
     """A launch of a kernel that is never compiled."""
-    return Launch(Kernel("none", "none", access, lambda *_: None), np.float32, items, 1.0, arguments)
+    return Launch(Kernel("none", "none", access, lambda *_: None, flat=flat), np.float32, items, 1.0, arguments)
 
 
-def test_a_step_of_a_perceptron_has_four_levels() -> None:
+def test_a_step_of_a_perceptron_has_three_levels() -> None:
     rows, widths = 8, [4, 5, 3]
     made: list[Launch] = []
     weights = [np.empty((n, m)) for m, n in itertools.pairwise(widths)]
@@ -35,17 +35,23 @@ def test_a_step_of_a_perceptron_has_four_levels() -> None:
     for i, w in reversed([*enumerate(weights)]):
         made.append(launch("RRw", w.shape[0], g[i + 1], x[i], gradients[at[i] : at[i + 1]]))
         made.append(launch("rRw", rows, g[i + 1], w, g[i]))
-    made.append(launch("uuu", gradients.size, *[np.empty(gradients.size)] * 2, gradients))
-    assert levels(made) == [[[0, 2]], [[1, 3, 4, 7, 9]], [[5], [6], [8]], [[10]]]
+    made.append(launch("uuri", gradients.size, *[np.empty(gradients.size)] * 2, gradients, 1, flat=True))
+    assert levels(made) == [[[0], [2]], [[1, 3, 4, 7, 9]], [[5], [6], [8]], [[10]]]
+    divided = divide(made)
+    assert [each.items for each in divided[10:]] == [5, 3]
+    assert levels(divided) == [[[0], [2]], [[1, 3, 4, 7, 9]], [[5], [6, 11], [8, 10]]]
 
 
 x, y = np.empty((6, 4)), np.empty((6, 4))
-ALIKE = [
+BY_ITEMS = [
     (launch("w", 6, x), launch("r", 6, x)),
     (launch("r", 6, x), launch("w", 6, x)),
     (launch("u", 6, x), launch("u", 6, x)),
     (launch("w", 6, x), launch("r", 6, x.reshape(-1))),
+]
+APART = [
     (launch("R", 6, x), launch("R", 6, x)),
+    (launch("r", 6, x), launch("r", 6, x)),
     (launch("w", 6, x), launch("w", 6, y)),
     (launch("w", 6, x[:0]), launch("w", 6, x)),
     (launch("wi", 6, x, 3), launch("wr", 6, y, None)),
@@ -62,9 +68,14 @@ LATER = [
 ]
 
 
-@pytest.mark.parametrize(("one", "other"), ALIKE)
-def test_launches_without_a_conflict_but_by_items_share_a_level(one: Launch, other: Launch) -> None:
+@pytest.mark.parametrize(("one", "other"), BY_ITEMS)
+def test_launches_that_conflict_by_items_share_a_group(one: Launch, other: Launch) -> None:
     assert levels([one, other]) == [[[0, 1]]]
+
+
+@pytest.mark.parametrize(("one", "other"), APART)
+def test_launches_without_a_conflict_share_a_level_but_no_group(one: Launch, other: Launch) -> None:
+    assert levels([one, other]) == [[[0], [1]]]
 
 
 @pytest.mark.parametrize(("one", "other"), LATER)
@@ -115,3 +126,37 @@ def test_no_two_launches_that_conflict_run_at_the_same_time(seed: int) -> None:
         assert how == "" or a[0] < b[0] or (how == "items" and a[:2] == b[:2] and a[2] < b[2])
         if a[:2] == b[:2]:
             assert given[i].items == given[j].items
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_parts_of_a_flat_launch_are_all_of_it_and_follow_what_writes_them(seed: int) -> None:
+    rng = random.Random(seed)
+    g, p = np.empty(64, np.float32), np.empty(64, np.float32)
+    given = []
+    for _ in range(rng.randint(0, 8)):
+        start = rng.randrange(0, 60, 4)
+        written = g[start : rng.randrange(start, 60, 4) + 4]
+        given.append(launch(rng.choice("wuW"), rng.choice([1, 2, 4]), written))
+    *others, last = [*given, launch("urRi", 64, p, g, np.empty(3), 1, flat=True)]
+    parts = divide([*others, last])[len(others) :]
+    covered = []
+    for each in parts:
+        own, gradient, numbers, inner = each.arguments
+        assert own.size == gradient.size == each.items * inner
+        assert numbers is last.arguments[2]
+        assert each.cost == inner
+        first = (gradient.ctypes.data - g.ctypes.data) // 4
+        assert (own.ctypes.data - p.ctypes.data) // 4 == first
+        covered += range(first, first + own.size)
+    assert covered == list(range(64))
+    if others and others[-1].kernel.access != "W":
+        assert any(
+            each.items == others[-1].items and others[-1].arguments[0].size == each.arguments[0].size for each in parts
+        )
+
+
+def test_a_flat_launch_whose_parts_would_conflict_stays_whole() -> None:
+    g, p, flag = np.empty(8), np.empty(8), np.empty(1)
+    writer, step = launch("w", 2, g), launch("urWi", 8, p, g, flag, 1, flat=True)
+    assert divide([writer, step]) == [writer, step]
+    assert len(divide([writer, step._replace(arguments=(p, g, None, 1))])) == 2

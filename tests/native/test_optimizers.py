@@ -86,7 +86,7 @@ def test_a_step_has_the_same_bits_in_vectors_of_any_width_and_in_any_parts(name:
         for ranges in ([(0, n)], [(0, 0), (5, n), (2, 5), (0, 2)]) if n > 5 else ([(0, n)],):
             whole = arrays_of(given, n, dtype)
             before = [None if x is None else x.copy() for x in whole]
-            run(ranges, *inner(whole), *numbers, np.zeros((), np.int32) if watched else None)
+            run(ranges, *inner(whole), *numbers, np.zeros((), np.int32) if watched else None, 1)
             for x, y in zip(whole, before, strict=True):
                 if x is not None:
                     np.testing.assert_array_equal(x[:GUARD], y[:GUARD])
@@ -103,7 +103,7 @@ def test_zeros_stay_zeros(name: str) -> None:
     formula, given, options, scalars = STEPS[name]
     arrays = [np.zeros(37, np.float32) if there else None for there in given]
     kernel = optimizers.step_kernel(formula, given, tuple(map(bool, options)), False)
-    kernels.launch(kernel, np.dtype(np.float32), 37, 1.0, *arrays, float64s(options), float64s(scalars), None, None)
+    kernels.launch(kernel, np.dtype(np.float32), 37, 1.0, *arrays, float64s(options), float64s(scalars), None, None, 1)
     assert not any(x is not None and x.any() for x in arrays)
 
 
@@ -117,7 +117,9 @@ def test_what_is_not_finite_in_any_place_raises_the_flag(name: str, array: int, 
         arrays, flag = inner(arrays_of(given, n, "float32")), np.zeros((), np.int32)
         if place is not None:
             arrays[array][place] = value
-        kernels.launch(kernel, np.dtype(np.float32), n, 1.0, *arrays, float64s(options), float64s(scalars), None, flag)
+        kernels.launch(
+            kernel, np.dtype(np.float32), n, 1.0, *arrays, float64s(options), float64s(scalars), None, flag, 1
+        )
         assert flag == (place is not None)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ pytest.importorskip("llvmlite")
 from gradflow_numpy import FastNumpyBackend, NumpyBackend
 from gradflow_numpy.native import emit, kernels, llvm, products
 from gradflow_numpy.native.linear import LinearKernels
+from gradflow_numpy.threads import count, set_count
 from native.emitting import TARGETS
 
 pytestmark = [
@@ -23,6 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not kernels.is_supported(), reason="this processor has no kernels"),
 ]
 dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
+FORMS = (products.DIRECT, products.COPIED, products.PACKED)
 SHAPES = [
     (1, 1, 1), (2, 3, 1), (5, 1, 4), (0, 3, 2), (3, 0, 2), (3, 2, 0), (32, 2, 16), (32, 16, 1), (33, 65, 17),
     (8, 513, 10), (64, 784, 128), (257, 40, 300), (40, 1100, 30),
@@ -51,7 +53,7 @@ class Native:
         self.run(products.pack, len(panels), b, panels, columns, inner, turned)
         return panels
 
-    def layer(self, x: Any, w: Any, b: Any, g: Any, relu: bool, packed: bool) -> tuple[Any, ...]:
+    def layer(self, x: Any, w: Any, b: Any, g: Any, relu: bool, form: int) -> tuple[Any, ...]:
         """z, masked g, gx, gw and gb of a linear layer."""
         (n, inputs), outputs = x.shape, len(w)
 
@@ -59,15 +61,15 @@ class Native:
             return np.full(shape, np.nan, self.dtype)
 
         def pack(b: Any, turned: bool) -> Any:
-            return self.pack(b, turned) if packed else b
+            return self.pack(b, turned) if form == products.PACKED else b
 
         z, masked, gx, gw, gb = new(n, outputs), new(n, outputs), new(n, inputs), new(outputs, inputs), new(outputs)
-        self.run(products.forward, n, x, pack(w, True), b, z, inputs, outputs, packed, relu)
+        self.run(products.forward, n, x, pack(w, True), b, z, inputs, outputs, form == products.PACKED, relu)
         out = z if relu else None
         own = masked if relu else None
-        self.run(products.backward_rows, n, g, out, own, pack(w, False), gx, outputs, inputs, packed)
+        self.run(products.backward_rows, n, g, out, own, pack(w, False), gx, outputs, inputs, form)
         passed = masked if relu else g
-        self.run(products.backward_outputs, outputs, passed, pack(x, False), gw, gb, n, outputs, inputs, packed)
+        self.run(products.backward_outputs, outputs, passed, pack(x, False), gw, gb, n, outputs, inputs, form)
         return z, passed, gx, gw, gb
 
 
@@ -118,14 +120,14 @@ def assert_near(found: Any, a: Any, b: Any, more: Any = 0) -> None:
 def assert_right(shape: tuple[int, int, int], dtype: str, target: emit.Target, seed: int = 0) -> None:
     x, w, b, g = inputs_of(shape, dtype, seed)
     native = Native(dtype, target, whole)
-    for packed in (False, True):
-        z, passed, gx, gw, gb = native.layer(x, w, b, g, False, packed)
+    for form in FORMS:
+        z, passed, gx, gw, gb = native.layer(x, w, b, g, False, form)
         assert_near(z, x, w.T, b)
         assert_near(gx, g, w)
         assert_near(gw, g.T, x)
         error = 300 * np.finfo(dtype).eps  # 256 in each of four sums, and their sums
         assert (abs(gb - g.astype(np.longdouble).sum(0)) <= error * abs(g).astype(np.longdouble).sum(0)).all()
-        rectified, passed, *_ = native.layer(x, w, b, g, True, packed)
+        rectified, passed, *_ = native.layer(x, w, b, g, True, form)
         assert np.array_equal(rectified, np.maximum(z, 0))
         assert np.array_equal(passed, np.where(rectified != 0, g, 0))
     few = np.full(z.shape, np.nan, dtype)
@@ -153,9 +155,9 @@ def test_each_element_of_random_shapes_is_right(dtype: str) -> None:
 def test_any_partition_and_packing_has_the_same_bits(relu: bool, dtype: str) -> None:
     for seed, shape in enumerate([(33, 65, 17), (70, 1100, 40), (300, 20, 270)]):
         x, w, b, g = inputs_of(shape, dtype)
-        expected = Native(dtype, kernels.target(), whole).layer(x, w, b, g, relu, False)
-        for packed in (False, True):
-            found = Native(dtype, kernels.target(), parts(seed)).layer(x, w, b, g, relu, packed)
+        expected = Native(dtype, kernels.target(), whole).layer(x, w, b, g, relu, products.DIRECT)
+        for form in FORMS:
+            found = Native(dtype, kernels.target(), parts(seed)).layer(x, w, b, g, relu, form)
             assert [y.tobytes() for y in found] == [y.tobytes() for y in expected]
 
 
@@ -169,8 +171,8 @@ def test_any_width_of_vectors_has_the_same_bits(dtype: str) -> None:
             native = Native(dtype, target, whole)
             few = np.full((len(x), len(w)), np.nan, dtype)
             native.run(products.forward_few, len(w), x, w, b, few, *w.shape[::-1], len(x), True)
-            for packed in (False, True):
-                layer = (*native.layer(x, w, b, g, True, packed), few)
+            for form in FORMS:
+                layer = (*native.layer(x, w, b, g, True, form), few)
                 found.append([y.tobytes() for y in layer])
         assert found == [found[0]] * len(found)
 
@@ -244,6 +246,15 @@ def launches_of(work: Callable[[], Any]) -> list[str]:
     return found
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = count()
+    set_count(2)
+    yield
+    set_count(before)
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_a_call_is_native_as_a_whole_or_not_at_all() -> None:
     backend = FastNumpyBackend()
     x, w, b, g = inputs_of((40, 50, 60), "float32")
@@ -253,6 +264,8 @@ def test_a_call_is_native_as_a_whole_or_not_at_all() -> None:
     assert launches_of(lambda: backend.linear(x, w, b, "relu", 0.0)) == forward
     assert launches_of(lambda: backend.linear_backward(g, g, x, w, b, "relu", 0.0, None, needs, into)) == backward
     assert launches_of(lambda: backend.linear(x[:4], w, b, None, 0.0)) == ["forward_few"]
+    many = np.concatenate([x, x])
+    assert launches_of(lambda: backend.linear(many, w, b, "relu", 0.0)) == forward[1:]  # each thread copies w
     half = [a.astype(np.float16) for a in (x, w, b, g)]
     strided = [a[::-1] for a in (x, w, b, g)]
     for x, w, b, g in (half, strided):
@@ -277,7 +290,7 @@ def test_products_by_columns_and_for_few_rows_have_the_bits_of_tiles(shape: tupl
     x, w, b, g = inputs_of(shape, dtype)
     for target in TARGETS.values() if n == 5 else [kernels.target()]:
         native = Native(dtype, target, parts(n))
-        z, passed, gx, gw, _ = native.layer(x, w, b, g, True, False)
+        z, passed, gx, gw, _ = native.layer(x, w, b, g, True, products.DIRECT)
         found = [np.full(y.shape, np.nan, dtype) for y in (z, gx, gw, gx)]
         row, column = inputs * size, outputs * size
         by_columns = products.by_columns

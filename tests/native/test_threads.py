@@ -21,7 +21,7 @@ if importlib.util.find_spec("llvmlite") is None:
     pytest.skip("llvmlite, of the extra 'fast', is not installed", allow_module_level=True)
 
 from gradflow_numpy.native import kernels, threads
-from gradflow_numpy.native.kernels import Launch, launch
+from gradflow_numpy.native.kernels import Kernel, Launch, launch
 from gradflow_numpy.native.threads import Group, Input, Program
 
 if not kernels.is_supported():
@@ -112,11 +112,24 @@ def test_chunks_start_at_multiples_of_the_kernels() -> None:
 @pytest.mark.parametrize("items", [0, 1, 64, 65, 128, 1000])
 def test_the_chunks_of_a_group_differ_by_one_multiple_at_most(items: int) -> None:
     group = Group([Launch(who, np.float32, items, COSTLY, (np.ones(items, np.int64), 0))])
-    found = threads._ranges(group, max(items, 1) * COSTLY / 6)
+    found = threads._ranges(group, max(items, 1) * COSTLY / 6, 2)
     sizes = [-(-(stop - start) // who.multiple) for start, stop, _ in found]
     assert [i for start, stop, _ in found for i in range(start, stop)] == list(range(items))
     assert max(sizes, default=0) - min(sizes, default=0) <= 1
     assert sizes == sorted(sizes, reverse=True)  # the last ones are the small ones
+
+
+def test_a_range_has_enough_items_where_there_are_enough_for_all_threads() -> None:
+    kernel = Kernel("none", "none", "w", lambda *_: None, enough=64)
+
+    def sizes(items: int, threads_: int) -> list[int]:
+        group = Group([Launch(kernel, np.float32, items, COSTLY, (np.ones(items),))])
+        return [stop - start for start, stop, _ in threads._ranges(group, items * COSTLY / 6, threads_)]
+
+    assert sizes(640, 2) == [107, 107, 107, 107, 106, 106]
+    assert sizes(300, 2) == [75, 75, 75, 75]
+    assert sizes(100, 2) == [50, 50]
+    assert sizes(100, 5) == [20] * 5
 
 
 @pytest.mark.parametrize("items", [3, 3000])

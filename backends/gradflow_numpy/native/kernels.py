@@ -37,12 +37,24 @@ class Kernel:
 
     group: the kernels that are compiled together. name: its name in the group. access: a letter for each argument.
     multiple: a range begins at a multiple of so many items (default 1), for speed only.
+    enough: with so many items, a range takes much longer than what each range has to do first (default 1).
+    flat: whether the arrays of letters r, w and u are flat, and the last argument is how many elements an item has.
     build: `build(fn, *arguments, start, stop, scratch)` emits the code: `fn` is a `Function` of the dtype, the
     arguments are values: 64-bit integers for arrays and integers, of the dtype for numbers.
     """
 
-    def __init__(self, group: str, name: str, access: str, build: Callable[..., None], multiple: int = 1) -> None:
-        self.group, self.name, self.access, self.build, self.multiple = group, name, access, build, multiple
+    def __init__(
+        self,
+        group: str,
+        name: str,
+        access: str,
+        build: Callable[..., None],
+        multiple: int = 1,
+        enough: int = 1,
+        flat: bool = False,
+    ) -> None:
+        self.group, self.name, self.access, self.build = group, name, access, build
+        self.multiple, self.enough, self.flat = multiple, enough, flat
         _GROUPS.setdefault(group, []).append(self)
         self.kinds = sum(1 << i for i, letter in enumerate(access + "f") if letter == "f")  # as `threads` takes them
         self._addresses: dict[Any, int] = {}
@@ -60,10 +72,10 @@ class Kernel:
 
 
 def kernel(
-    group: str, access: str, multiple: int = 1, name: str | None = None
+    group: str, access: str, multiple: int = 1, enough: int = 1, name: str | None = None
 ) -> Callable[[Callable[..., None]], Kernel]:
     """Make a function that emits code a `Kernel`; its name is that of the function by default."""
-    return lambda build: Kernel(group, name or build.__name__, access, build, multiple)
+    return lambda build: Kernel(group, name or build.__name__, access, build, multiple, enough)
 
 
 @functools.cache
@@ -162,6 +174,6 @@ def launch(kernel: Kernel, dtype: Any, items: int, cost: float, *arguments: Any)
     if recorders and (record := recorders.get(get_ident())) is not None:
         record(Launch(kernel, dtype, items, cost, arguments))
     work = items * cost
-    size = 0 if work < threads.SMALL else threads.chunk_size(items, work, kernel.multiple)
+    size = 0 if work < threads.SMALL else threads.chunk_size(items, work, kernel)
     function = kernel._addresses.get(dtype) or kernel.address(dtype)
     (threads.current or threads.pool()).launch(function, kernel.kinds, items, size, arguments)

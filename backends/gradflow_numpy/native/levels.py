@@ -41,16 +41,21 @@ def levels(launches: Sequence[Launch], checks: int = 0, held: Iterable[int] = ()
     readers: list[list[tuple[int, Access]]] = [[] for _ in edges]
     held = set(held)
     level_of: list[int] = []
+    group_of: list[list[int]] = []
     for i, (launch, own) in enumerate(zip(launches, touched, strict=True)):
         level = 1 + max(level_of[:checks]) if checks and i in held else 0
+        joined: set[int] = set()
         parts: dict[int, list[Access]] = {}
         for access in own:
             for part in range(part_at[access.start], part_at[access.stop]):
                 parts.setdefault(part, []).append(access)
                 for j, other in [*writer[part], *readers[part]] if access.writes else writer[part]:
                     if access.writes or other.writes:
-                        joins = launches[j].items == launch.items and _is_by_items(access, other)
-                        level = max(level, level_of[j] if joins else level_of[j] + 1)
+                        if launches[j].items == launch.items and _is_by_items(access, other):
+                            joined.add(j)
+                            level = max(level, level_of[j])
+                        else:
+                            level = max(level, level_of[j] + 1)
         for part, here in parts.items():
             now = [(i, access) for access in here]
             if any(access.writes for access in here):
@@ -58,10 +63,56 @@ def levels(launches: Sequence[Launch], checks: int = 0, held: Iterable[int] = ()
             else:
                 readers[part] += now
         level_of.append(level)
-    found: list[dict[int, list[int]]] = [{} for _ in range(max(level_of, default=-1) + 1)]
-    for i, level in enumerate(level_of):
-        found[level].setdefault(launches[i].items, []).append(i)
-    return [list(groups.values()) for groups in found]
+        group = [i]
+        for j in joined:
+            if level_of[j] == level and group_of[j] is not group:
+                group[:0] = group_of[j]
+                for k in group_of[j]:
+                    group_of[k] = group
+        group.sort()
+        group_of.append(group)
+    found: list[list[list[int]]] = [[] for _ in range(max(level_of, default=-1) + 1)]
+    for i, group in enumerate(group_of):
+        if group[0] == i:
+            found[level_of[i]].append(group)
+    return found
+
+
+def divide(launches: Sequence[Launch]) -> list[Launch]:
+    """Launches of flat kernels in parts, each of which can be in a group with what writes it."""
+    found: list[Launch] = []
+    for launch in launches:
+        found += _parts(launch, found) if launch.kernel.flat else [launch]
+    return found
+
+
+def _parts(launch: Launch, earlier: Sequence[Launch]) -> list[Launch]:
+    """A launch of a flat kernel, divided by the arrays that earlier launches write by items."""
+    flat = {i for i, letter in enumerate(launch.kernel.access) if letter in "rwu" and launch.arguments[i] is not None}
+    others = [x for x, letter in zip(launch.arguments, launch.kernel.access, strict=True) if letter in "WU"]
+    if any(x is not None for x in others):  # parts would conflict
+        return [launch]
+    spans = [(i, *bounds(launch.arguments[i])) for i in flat]
+    cuts: list[tuple[int, int, int]] = []  # first element, end, items
+    for other in reversed(earlier):
+        for access in accesses(other):
+            for i, start, stop in spans:
+                if access.writes and access.by_items and start <= access.start and access.stop <= stop:
+                    size = launch.arguments[i].itemsize
+                    a, b = (access.start - start) // size, (access.stop - start) // size
+                    if all(b <= first or end <= a for first, end, _ in cuts):
+                        cuts.append((a, b, other.items))
+    if not cuts:
+        return [launch]
+    found, done = [], 0
+    for a, b, items in [*sorted(cuts), (launch.items, launch.items, 0)]:
+        for first, end, n in ((done, a, a - done), (a, b, items)):
+            if n:
+                inner = (end - first) // n
+                arguments = [x[first:end] if i in flat else x for i, x in enumerate(launch.arguments[:-1])]
+                found.append(launch._replace(items=n, cost=launch.cost * inner, arguments=(*arguments, inner)))
+        done = b
+    return found
 
 
 def _is_by_items(a: Access, b: Access) -> bool:

@@ -12,13 +12,17 @@ from gradflow.backend import ACTIVATIONS, Array
 from gradflow_numpy.native import products
 from gradflow_numpy.native.base import NativeKernels, fit, fits
 from gradflow_numpy.native.kernels import launch
+from gradflow_numpy.native.products import COPIED, DIRECT, PACKED
+from gradflow_numpy.threads import count
 
 _FEW = 8
 """For fewer rows, x W^T and the gradient of x are computed without a copy of W."""
+_OWN = 32
+"""With so many rows for each thread, each one copies the second factor for itself; else it is packed once for all."""
 _TRANSPOSED = 1 << 13
-"""The bytes of a weight that each thread transposes for itself; a larger one is packed once."""
+"""The bytes of a weight that each thread transposes for itself anyway."""
 _STRIDED = 1 << 16
-"""The bytes of a weight or of x that tiles read where it lies; a larger one is packed, if it is used often enough."""
+"""The bytes of a weight or of x that tiles read where it lies."""
 _OUTPUTS = 32
 """The outputs for which x is packed."""
 _LARGE, _WIDE = 1 << 23, 256
@@ -51,6 +55,13 @@ def _by_columns(
     launch(
         products.by_columns, b.dtype, columns, cost, a, *strides, b, row, b_turned, bias, c, rows, columns, inner, relu
     )
+
+
+def _form(b: Array, rows: int) -> int:
+    """How products of so many rows use b, whose rows are contiguous."""
+    if b.nbytes <= _STRIDED:
+        return DIRECT
+    return COPIED if rows >= _OWN * count() else PACKED
 
 
 class LinearKernels(NativeKernels):
@@ -98,7 +109,7 @@ class LinearKernels(NativeKernels):
         elif weight.nbytes > _LARGE and outputs >= _WIDE:
             _by_columns(x, False, weight, True, bias, z, n, outputs, inputs, relu)
         else:
-            packed = weight.nbytes > _TRANSPOSED
+            packed = weight.nbytes > _TRANSPOSED and n < _OWN * count()
             b = _pack(weight, outputs, inputs, True) if packed else weight
             launch(products.forward, dtype, n, cost, x, b, bias, z, inputs, outputs, packed, relu)
         if relu or activation is None:
@@ -132,7 +143,6 @@ class LinearKernels(NativeKernels):
         n = shape[0] if len(shape) == 2 else math.prod(shape[:-1])
         need_x, need_weight, need_bias = needs
         gx, gw, gb = into
-        cost = weight.nbytes / _RATE
         if activation == "relu":
             masked: Any = np.empty(g.shape, dtype)
         else:
@@ -145,11 +155,12 @@ class LinearKernels(NativeKernels):
         by_columns = need_x and n >= _FEW and weight.nbytes > _LARGE and inputs >= _WIDE
         by_rows = need_x and not (by_few or by_columns)
         if by_rows or masked is not None:
-            packed = by_rows and weight.nbytes > _STRIDED
-            b = _pack(weight, inputs, outputs, False) if packed else weight
+            form = _form(weight, n) if by_rows else DIRECT
+            b = _pack(weight, inputs, outputs, False) if form == PACKED else weight
+            cost = weight.nbytes / _RATE if by_rows else outputs / 8
             launch(
                 products.backward_rows, dtype, n, cost, g, saved, masked, b, gx if by_rows else None, outputs, inputs,
-                packed,
+                form,
             )  # fmt: skip
             if masked is not None:
                 g = masked
@@ -168,11 +179,11 @@ class LinearKernels(NativeKernels):
             _by_columns(g, True, x, False, None, gw, outputs, inputs, n, False)
         by_outputs = need_weight and not by_columns
         if by_outputs or need_bias:
-            packed = by_outputs and x.nbytes > _STRIDED and outputs >= _OUTPUTS
-            b = _pack(x, inputs, n, False) if packed else x
+            form = _form(x, outputs) if by_outputs and outputs >= _OUTPUTS else DIRECT
+            b = _pack(x, inputs, n, False) if form == PACKED else x
             cost = n * (inputs * by_outputs + 4) * x.itemsize / _RATE
             launch(
                 products.backward_outputs, dtype, outputs, cost, g, b, gw if by_outputs else None,
-                gb if need_bias else None, n, outputs, inputs, packed,
+                gb if need_bias else None, n, outputs, inputs, form,
             )  # fmt: skip
         return gx if need_x else None, gw if need_weight else None, gb if need_bias else None

@@ -26,7 +26,7 @@ from gradflow.backend import ARRAY_FUNCTIONS, KERNELS, Array
 from gradflow_numpy.native import kernels
 from gradflow_numpy.native.elementwise import ELEMENTWISE, launch_elementwise
 from gradflow_numpy.native.kernels import Launch
-from gradflow_numpy.native.levels import address, levels, root
+from gradflow_numpy.native.levels import address, divide, levels, root
 from gradflow_numpy.native.losses import check_labels
 from gradflow_numpy.native.threads import Group, Input, Program
 
@@ -219,9 +219,10 @@ class _Lowering:
         parts = [self._program(x) if isinstance(x, list) else x for x in self._segments if x]
         return Lowered([*self._python_checks, *parts], self._places[:-1], self._copied, self._kept)
 
-    def _program(self, launches: list[Launch]) -> Program:
+    def _program(self, traced: list[Launch]) -> Program:
+        launches = divide(traced)
         held = [i for i, each in enumerate(launches) if not self._kept.isdisjoint(_owners(_written(each)))]
-        found = levels(launches, len(self._checks) if launches is self._segments[0] else 0, held)
+        found = levels(launches, len(self._checks) if traced is self._segments[0] else 0, held)
         given = [each._replace(arguments=tuple(map(self._argument, each.arguments))) for each in launches]
         return Program([[Group([given[i] for i in group]) for group in level] for level in found], self._status)
 

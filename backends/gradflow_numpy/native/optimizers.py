@@ -143,6 +143,7 @@ _NUMBERS: dict[Any, tuple[type[Any], type[Any]]] = {
 def step_kernel(formula: Any, given: tuple[bool, ...], used: tuple[bool, ...], watched: bool) -> Kernel:
     """A kernel of the arrays, the options, the scalars, `skip` and `nonfinite` of a step: see `Backend.sgd_step`.
 
+    Its last argument is how many elements an item has.
     formula: one of this module. given: which arrays are not None, the parameter and the gradient first. used: which
     options are not 0. watched: whether `nonfinite` is given.
     """
@@ -153,7 +154,7 @@ def step_kernel(formula: Any, given: tuple[bool, ...], used: tuple[bool, ...], w
     def build(fn: Any, *parameters: Any) -> None:
         from gradflow_numpy.native.emit import F32, F64, I32, I64
 
-        *arrays, own, changing, skip, nonfinite, start, stop, scratch = parameters
+        *arrays, own, changing, skip, nonfinite, inner, start, stop, scratch = parameters
 
         def numbers(address: Any, kind: Any) -> list[Any]:
             return [fn.load(address + 8 * i, F64) for i in range(len(kind._fields))]
@@ -176,13 +177,13 @@ def step_kernel(formula: Any, given: tuple[bool, ...], used: tuple[bool, ...], w
 
         with _unless(fn, skip):
             with _flushing(fn, scratch):
-                fn.each(start, stop, work)
+                fn.each(start * inner, stop * inner, work)
             if watched:
                 with fn.when(fn.any(broken.get() != 0)):
                     fn.store(fn.constant(1, I32), nonfinite)
 
-    access = "ur" + "u" * (len(given) - 2) + "RRRW"
-    return Kernel(f"{formula.__name__}-{case}", "step", access, build)
+    access = "ur" + "u" * (len(given) - 2) + "RRRWi"
+    return Kernel(f"{formula.__name__}-{case}", "step", access, build, flat=True)
 
 
 @contextlib.contextmanager
@@ -329,7 +330,7 @@ class OptimizerKernels(NativeKernels):
         dtype, size = parameter.dtype, parameter.size
         case = tuple([a is not None for a in arrays]), nonfinite is not None
         step, numbers = _prepared(formula, options, *case)
-        launch(step, dtype, size, cost, *arrays, numbers, scalars, skip, nonfinite)
+        launch(step, dtype, size, cost, *arrays, numbers, scalars, skip, nonfinite, 1)
         if half is not None:
             launch(round_to_half, dtype, size, 0.2, parameter, half, int(half.dtype == np.float16), skip)
 

@@ -20,6 +20,10 @@ from gradflow_numpy.native.tiles import (
     smaller,
 )  # fmt: skip
 
+DIRECT, COPIED, PACKED = 0, 1, 2
+"""How a kernel uses its second factor: where it lies, copied part by part into scratch, or as `pack` has made it."""
+_ENOUGH = 64
+"""Rows for which reading and copying the second factor takes little time beside the products."""
 _ALIGNED = 16
 """Panels are so many rows long, or a multiple of it, since transposing writes whole vectors."""
 _SUMMED = 1024
@@ -66,7 +70,7 @@ def pack(
                 copy_columns(fn, own, inner, b + j * size, columns * size, to, bytes_of_panel)
 
 
-@kernel("products", "rRRwiiii", multiple=4)
+@kernel("products", "rRRwiiii", multiple=4, enough=_ENOUGH)
 def forward(
     fn: Any, x: Any, weight: Any, bias: Any, z: Any, inputs: Any, outputs: Any, packed: Any, relu: Any, start: Any,
     stop: Any, scratch: Any,
@@ -139,15 +143,15 @@ def _sum_in_halves(fn: Any, vectors: list[Any]) -> Any:
     return x.lane(0)
 
 
-def _by_rows(fn: Any, b: Any, packed: Any, columns: Any, inner: Any) -> Factor:
-    """B (inner, columns), or its panels."""
-    direct = Factor(b, columns * fn.size, fn.integer(parallel(fn.target) * fn.target.vector_bytes))
-    return _choose(fn, packed != 0, _packed(fn, b, inner), direct)
+def _by_rows(fn: Any, b: Any, form: Any, columns: Any, inner: Any) -> Factor:
+    """B (inner, columns), or its panels: see `PACKED`."""
+    panel = fn.select(form == COPIED, STRAIGHT, fn.integer(parallel(fn.target) * fn.target.vector_bytes))
+    return _choose(fn, form == PACKED, _packed(fn, b, inner), Factor(b, columns * fn.size, panel))
 
 
-@kernel("products", "rrwRwiii", multiple=4)
+@kernel("products", "rrwRwiii", multiple=4, enough=_ENOUGH)
 def backward_rows(
-    fn: Any, g: Any, out: Any, masked: Any, weight: Any, gx: Any, outputs: Any, inputs: Any, packed: Any, start: Any,
+    fn: Any, g: Any, out: Any, masked: Any, weight: Any, gx: Any, outputs: Any, inputs: Any, form: Any, start: Any,
     stop: Any, scratch: Any,
 ) -> None:  # fmt: skip
     """masked = g where out is not 0, else 0, if out is given; gx = masked (or g) W, if gx is given; items: rows.
@@ -163,13 +167,13 @@ def backward_rows(
 
         fn.each(start * outputs, stop * outputs, mask)
     with fn.when(gx != 0):
-        a, b = fn.select(out != 0, masked, g), _by_rows(fn, weight, packed, inputs, outputs)
+        a, b = fn.select(out != 0, masked, g), _by_rows(fn, weight, form, inputs, outputs)
         multiply(fn, a, outputs * size, size, b, inputs, outputs, gx, inputs * size, 0, 0, start, stop, scratch)
 
 
-@kernel("products", "RRwwiiii", multiple=4)
+@kernel("products", "RRwwiiii", multiple=4, enough=_ENOUGH)
 def backward_outputs(
-    fn: Any, g: Any, x: Any, gw: Any, gb: Any, rows: Any, outputs: Any, inputs: Any, packed: Any, start: Any,
+    fn: Any, g: Any, x: Any, gw: Any, gb: Any, rows: Any, outputs: Any, inputs: Any, form: Any, start: Any,
     stop: Any, scratch: Any,
 ) -> None:  # fmt: skip
     """gw = g^T x, if given; gb = the sums of g's columns, if given; items: the columns of g (rows, outputs).
@@ -180,7 +184,7 @@ def backward_outputs(
     with fn.when(gb != 0):
         _sum_columns(fn, g, rows, outputs, gb, start, stop)
     with fn.when(gw != 0):
-        b = _by_rows(fn, x, packed, inputs, rows)
+        b = _by_rows(fn, x, form, inputs, rows)
         multiply(fn, g, size, outputs * size, b, inputs, rows, gw, inputs * size, 0, 0, start, stop, scratch)
 
 

@@ -25,7 +25,7 @@ from gradflow_numpy.native import llvm
 from gradflow_numpy.threads import count
 
 if TYPE_CHECKING:
-    from gradflow_numpy.native.kernels import Launch
+    from gradflow_numpy.native.kernels import Kernel, Launch
 
 SCRATCH = 1 << 20
 """The size in bytes of the memory that each thread has for kernels."""
@@ -208,14 +208,15 @@ def _python_function(name: str, owner: Any) -> Callable[..., int]:
 # ---------------------------------------------------------------------- launches and programs
 
 
-def chunk_size(items: int, work: float, multiple: int) -> int:
+def chunk_size(items: int, work: float, kernel: Kernel) -> int:
     """The items of a chunk, for `work` nanoseconds in all; 0 for work that is done at once."""
     n = count()
     if n == 1:
         return 0 if work < SHORT else items
     pool().ready()
-    size = -(-items // max(min(int(work) // _CHUNK, _CHUNKS * n), 1))
-    return -(-size // multiple) * multiple
+    parts = min(int(work) // _CHUNK, _CHUNKS * n, max(items // kernel.enough, n))
+    size = -(-items // max(parts, 1))
+    return -(-size // kernel.multiple) * kernel.multiple
 
 
 class Input(NamedTuple):
@@ -298,7 +299,7 @@ class Program:
             before, first, filled = len(chunks), len(pieces), 0.0
             for group in level:
                 end = operation + len(group.launches)
-                for start, stop, cost in _ranges(group, least):
+                for start, stop, cost in _ranges(group, least, threads):
                     if filled and filled + cost > least:
                         chunks.append((first, len(pieces), before))
                         first, filled = len(pieces), 0.0
@@ -320,12 +321,13 @@ def _work(group: Group) -> float:
     return sum(launch.items * launch.cost for launch in group.launches)
 
 
-def _ranges(group: Group, work: float) -> list[tuple[int, int, float]]:
+def _ranges(group: Group, work: float, threads: int) -> list[tuple[int, int, float]]:
     """Start, stop, and work of ranges of a group's items, of about as much work each, the larger ones first."""
     items, total = group.launches[0].items, _work(group)
     multiple = math.lcm(*(launch.kernel.multiple for launch in group.launches))
+    enough = max(launch.kernel.enough for launch in group.launches)
     units = -(-items // multiple)
-    parts = max(min(round(total / work), units), 1)
+    parts = max(min(round(total / work), max(items // enough, threads), units), 1)
     size, larger = divmod(units, parts)
     starts = [min((i * size + min(i, larger)) * multiple, items) for i in range(parts + 1)]
     return [(start, stop, total * (stop - start) / items) for start, stop in pairwise(starts) if start < stop]
