@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from gradflow_numpy.native.kernels import Launch, kernel
-from gradflow_numpy.native.threads import Group, Input, Program
+from gradflow_numpy.native.threads import Input, Program
 
 
 @kernel("test-threads", "Rwif")
@@ -52,9 +52,7 @@ def folds(dtype: Any, n: int, levels: int, cost: float, first: Any = None) -> tu
     arrays = [np.zeros(n, dtype) for _ in range(levels + 1)]
     arrays[0][:] = np.random.default_rng(3).standard_normal(n)
     chain = [first if isinstance(first, Input) else arrays[0], *arrays[1:]]
-    program = Program(
-        [[Group([Launch(fold, dtype, n, cost, (chain[i], chain[i + 1], n, 0.25))])] for i in range(levels)]
-    )
+    program = Program([[[Launch(fold, dtype, n, cost, (chain[i], chain[i + 1], n, 0.25))]] for i in range(levels)])
     return program, arrays[0], arrays[-1]
 
 

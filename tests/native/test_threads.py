@@ -22,7 +22,7 @@ if importlib.util.find_spec("llvmlite") is None:
 
 from gradflow_numpy.native import kernels, threads
 from gradflow_numpy.native.kernels import Kernel, Launch, launch
-from gradflow_numpy.native.threads import Group, Input, Program
+from gradflow_numpy.native.threads import Input, Program
 
 if not kernels.is_supported():
     pytest.skip("no kernels for this processor", allow_module_level=True)
@@ -83,10 +83,10 @@ def test_groups_of_different_sizes_are_all_done_in_a_level(cost: float, n: int) 
     between, out = ([np.zeros_like(x) for x in given] for _ in range(2))
     chains = zip(given, between, out, strict=True)
     level = [
-        Group([
+        [
             Launch(through_scratch, np.float32, x.size, cost, (x, y, 0)),
             Launch(through_scratch, np.float32, x.size, cost, (y, z, 0)),
-        ])
+        ]
         for x, y, z in chains
     ]  # fmt: skip
     Program([[], level, []]).run()
@@ -105,13 +105,13 @@ def test_chunks_start_at_multiples_of_the_kernels() -> None:
         launch(who, np.float32, items, COSTLY, out, 0)
         assert not (out % 64).any()
         out[:] = 1
-        Program([[Group([Launch(who, np.float32, items, COSTLY, (out, 0))])]]).run()
+        Program([[[Launch(who, np.float32, items, COSTLY, (out, 0))]]]).run()
         assert not (out % 64).any()
 
 
 @pytest.mark.parametrize("items", [0, 1, 64, 65, 128, 1000])
 def test_the_chunks_of_a_group_differ_by_one_multiple_at_most(items: int) -> None:
-    group = Group([Launch(who, np.float32, items, COSTLY, (np.ones(items, np.int64), 0))])
+    group = [Launch(who, np.float32, items, COSTLY, (np.ones(items, np.int64), 0))]
     found = threads._ranges(group, max(items, 1) * COSTLY / 6, 2)
     sizes = [-(-(stop - start) // who.multiple) for start, stop, _ in found]
     assert [i for start, stop, _ in found for i in range(start, stop)] == list(range(items))
@@ -123,7 +123,7 @@ def test_a_range_has_enough_items_where_there_are_enough_for_all_threads() -> No
     kernel = Kernel("none", "none", "w", lambda *_: None, enough=64)
 
     def sizes(items: int, threads_: int) -> list[int]:
-        group = Group([Launch(kernel, np.float32, items, COSTLY, (np.ones(items),))])
+        group = [Launch(kernel, np.float32, items, COSTLY, (np.ones(items),))]
         return [stop - start for start, stop, _ in threads._ranges(group, items * COSTLY / 6, threads_)]
 
     assert sizes(640, 2) == [107, 107, 107, 107, 106, 106]
@@ -154,8 +154,8 @@ def test_later_levels_are_not_run_when_a_level_sets_the_status(n: int) -> None:
     x, out, status = np.zeros(1000, np.float32), np.zeros(1000, np.float32), np.zeros(1, np.int64)
     program = Program(
         [
-            [Group([Launch(refuse_negative, np.float32, 1000, COSTLY, (x, status))])],
-            [Group([Launch(through_scratch, np.float32, 1000, COSTLY, (x, out, 0))])],
+            [[Launch(refuse_negative, np.float32, 1000, COSTLY, (x, status))]],
+            [[Launch(through_scratch, np.float32, 1000, COSTLY, (x, out, 0))]],
         ],
         status,
     )

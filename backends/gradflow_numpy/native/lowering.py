@@ -28,7 +28,7 @@ from gradflow_numpy.native.elementwise import ELEMENTWISE, launch_elementwise
 from gradflow_numpy.native.kernels import Launch
 from gradflow_numpy.native.levels import address, divide, levels, root
 from gradflow_numpy.native.losses import check_labels
-from gradflow_numpy.native.threads import Group, Input, Program
+from gradflow_numpy.native.threads import Input, Program
 
 _PURE = {*ARRAY_FUNCTIONS, "getitem", "copy", "seed"}
 """The functions whose results depend on their arguments alone, and which change nothing."""
@@ -224,7 +224,7 @@ class _Lowering:
         held = [i for i, each in enumerate(launches) if not self._kept.isdisjoint(_owners(_written(each)))]
         found = levels(launches, len(self._checks) if traced is self._segments[0] else 0, held)
         given = [each._replace(arguments=tuple(map(self._argument, each.arguments))) for each in launches]
-        return Program([[Group([given[i] for i in group]) for group in level] for level in found], self._status)
+        return Program([[[given[i] for i in group] for group in level] for level in found], self._status)
 
     def _argument(self, x: Any) -> Any:
         """An argument of a launch: an `Input` for an array that is part of one."""

@@ -229,26 +229,21 @@ class Input(NamedTuple):
     offset: int = 0
 
 
-class Group(NamedTuple):
-    """Launches over the same items, done one after another for each chunk of items."""
-
-    launches: Sequence[Launch]
-
-
 class Program:
     """Groups of launches in levels: all of a level is done before the next level begins.
 
-    levels: the groups of each level, which may run at the same time and in any order. The arguments of launches may be
-    `Input`s. status: an array of one int64, which launches may set: no level begins when it is not 0.
+    levels: the groups of each level, which may run at the same time and in any order. The launches of a group have
+    equally many items, and are done one after another for each range of items. Their arguments may be `Input`s.
+    status: an array of one int64, which launches may set: no level begins when it is not 0.
     One thread at a time may run a program.
     """
 
-    def __init__(self, levels: Sequence[Sequence[Group]], status: Any = None) -> None:
+    def __init__(self, levels: Sequence[Sequence[Sequence[Launch]]], status: Any = None) -> None:
         from gradflow_numpy.native import sharing
 
         self._levels = [list(level) for level in levels]
         self._status = status
-        launches = [launch for level in levels for group in level for launch in group.launches]
+        launches = [launch for level in levels for group in level for launch in group]
         starts = np.cumsum([0, *(len(launch.arguments) for launch in launches)])
         self._words = np.zeros(starts[-1], np.int64)
         operations, patches = [], []
@@ -298,7 +293,7 @@ class Program:
                 least = max(sum(map(_work, level)) / (_CHUNKS * threads), _CHUNK)
             before, first, filled = len(chunks), len(pieces), 0.0
             for group in level:
-                end = operation + len(group.launches)
+                end = operation + len(group)
                 for start, stop, cost in _ranges(group, least, threads):
                     if filled and filled + cost > least:
                         chunks.append((first, len(pieces), before))
@@ -317,15 +312,15 @@ class Program:
         )
 
 
-def _work(group: Group) -> float:
-    return sum(launch.items * launch.cost for launch in group.launches)
+def _work(group: Sequence[Launch]) -> float:
+    return sum(launch.items * launch.cost for launch in group)
 
 
-def _ranges(group: Group, work: float, threads: int) -> list[tuple[int, int, float]]:
+def _ranges(group: Sequence[Launch], work: float, threads: int) -> list[tuple[int, int, float]]:
     """Start, stop, and work of ranges of a group's items, of about as much work each, the larger ones first."""
-    items, total = group.launches[0].items, _work(group)
-    multiple = math.lcm(*(launch.kernel.multiple for launch in group.launches))
-    enough = max(launch.kernel.enough for launch in group.launches)
+    items, total = group[0].items, _work(group)
+    multiple = math.lcm(*(launch.kernel.multiple for launch in group))
+    enough = max(launch.kernel.enough for launch in group)
     units = -(-items // multiple)
     parts = max(min(round(total / work), max(items // enough, threads), units), 1)
     size, larger = divmod(units, parts)
