@@ -20,6 +20,10 @@ _ROWS = 256
 """Rows of A at a time, so that their part of a block stays in the second-level cache."""
 GROUP = 512
 """The bytes of columns of B that are copied at a time."""
+_LINE = 64
+"""The bytes of a line of the cache."""
+_AHEAD = 4
+"""How many rows ahead a copy asks for memory: rows are too short, and too far apart, for the processor to foresee."""
 _TILE = 6
 _CHUNK = 48
 ADD, RELU = 1, 2
@@ -185,6 +189,16 @@ def _copy_rows(fn: Any, rows: Any, length: Any, a: _Matrix, to: Any, pair: Any) 
                     fn.store(x, out + (whole >> 1) * pair)
 
 
+def _prefetch(fn: Any, address: Any) -> None:
+    """Ask for the line of the cache at an address, which need not exist."""
+    from llvmlite import ir
+
+    from gradflow_numpy.native.emit import I32
+
+    kind = [fn.constant(i, I32) for i in (0, 3, 1)]  # to read, near the core, data
+    fn.call("llvm.prefetch.p0", ir.VoidType(), fn.pointer(address), *kind)
+
+
 def copy_columns(fn: Any, columns: Any, length: Any, b: Any, b_row: Any, to: Any, panel: Any) -> None:
     """Copy columns of B into panels, one row of a panel after another, and zeros up to whole vectors."""
     size, width = fn.size, fn.target.vector_bytes
@@ -193,6 +207,8 @@ def copy_columns(fn: Any, columns: Any, length: Any, b: Any, b_row: Any, to: Any
     edge, whole = columns - columns % wide, columns - columns % fn.lanes
     with fn.loop(0, length) as k:
         source, out = b + k * b_row, fn.variable(to + k * (across * width))
+        with fn.loop(0, columns * size, _LINE) as i:
+            _prefetch(fn, source + b_row * _AHEAD + i)
         with fn.loop(0, edge, wide) as j:
             for v in range(across):
                 fn.store(fn.load(source + j * size + v * width), out.get() + v * width)
@@ -220,6 +236,8 @@ def copy_transposed(fn: Any, columns: Any, length: Any, b: Any, b_column: Any, t
 
         whole = fn.select(j + n <= columns, length - length % n, fn.integer(0))
         with fn.loop(0, whole, n) as k:
+            for i in range(n, 2 * n):
+                _prefetch(fn, source + b_column * i + k * size)
             transpose(k)
         with fn.loop(whole, length, n) as k:
             transpose(k, length - k)
