@@ -12,7 +12,7 @@ from typing import Any
 
 from gradflow.autograd.graph import Node
 from gradflow.autograd.hooks import Handle, add_hook, retain_gradient, retained
-from gradflow.autograd.leaf import Leaf
+from gradflow.autograd.leaf import Leaf, places
 from gradflow.autograd.memory import Memory
 from gradflow.autograd.wrapping import register_tensor_class
 from gradflow.backend import Array, Backend, Device
@@ -110,6 +110,7 @@ class Tensor(TensorMethods):
         """
         if value == self.requires_grad:
             return self
+        places.change()
         if value:
             frozen = self._frozen_leaf()
             self._node, self._frozen = _leaf(self) if frozen is None else frozen, None

@@ -139,7 +139,7 @@ class GraphRows(FirstRows):
         rows, start = table[2:].reshape(n, width), 0
         for source, (stop, _) in zip(self._sources, self._parts, strict=True):
             numbers = numpy.array(source.rows(n), dtype=source.dtype)
-            rows[:, start:stop] = numbers.view("int64")
+            rows[:, start:stop] = numbers.view("int64").reshape(n, -1)
             start = stop
         _copy(self._backend, self._backend.from_host_later(self._backend.pin(table)), self._table[: table.size])
         self._filled, self._used = n, 0

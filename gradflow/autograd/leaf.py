@@ -33,6 +33,25 @@ class GradientState(Enum):
 EMPTY, RESERVED, CLAIMED, IN_BUFFER, ELSEWHERE = GradientState
 
 
+class _Places:
+    """`last_change`: another number after each change of where the gradient of a leaf is, or of who may refer to it.
+
+    A replay that left all gradients where they were has not to look at each of them again while the number is the same.
+    Who changes a `state`, a `_grad` or a `slot` sets a new number first, so that an interrupt in between is harmless; who
+    hands out a tensor of a gradient sets it last, since threads may do so during a replay.
+    """
+
+    __slots__ = ("last_change",)
+
+    def __init__(self) -> None:
+        self.last_change = 0
+
+    def change(self) -> None:
+        self.last_change = clock.tick()
+
+
+places = _Places()
+
 arrivals: ContextVar[Callable[[Leaf], None] | None] = ContextVar("gradflow_arrivals", default=None)
 """What a backward pass of this context calls with each leaf whose buffer holds the whole gradient of the pass, or None.
 
@@ -64,6 +83,7 @@ class GradientSlot(Memory):
             self.holders[:] = [reference for reference in self.holders if reference() is not None]
             self._limit = 2 * len(self.holders) + 64
         self.holders.append(weakref.ref(tensor))
+        places.change()
 
     def copy_out_holders(self) -> None:
         """Give each tensor that lies in this memory its own copy, before the memory is overwritten."""
@@ -115,6 +135,8 @@ class Leaf:
             assert self.slot is not None
             self._grad = wrap(self.slot.array, self.backend)
             self.slot.add(self._grad)
+        elif self._grad is not None:
+            places.change()
         return self._grad
 
     @grad.setter
@@ -122,6 +144,7 @@ class Leaf:
         if value is None:
             self.clear()
         else:
+            places.change()
             in_buffer = self.slot is not None and value.array is self.slot.array
             self._grad, self.state = value, IN_BUFFER if in_buffer else ELSEWHERE
 
@@ -155,6 +178,7 @@ class Leaf:
 
         Not allowed while another thread walks to this leaf: the next walk could write to the same buffer as that one.
         """
+        places.change()
         self._grad = None
         if self.slot is None:
             self.state = EMPTY
@@ -174,6 +198,7 @@ class Leaf:
             self.clear()
             if array is not None:
                 self.backend.setitem(array, ..., values)
+            places.change()
             self._grad, self.state = elsewhere, state
 
         return restore
@@ -183,6 +208,7 @@ class Leaf:
 
         Raises RuntimeError while a walk writes to the present buffer.
         """
+        places.change()
         with locks.claims:
             if self.state is CLAIMED:
                 raise RuntimeError(
@@ -207,6 +233,7 @@ class Leaf:
 
     def mark_filled(self) -> None:
         """Make the values in the buffer the gradient."""
+        places.change()
         self._grad, self.state = None, IN_BUFFER
 
 
@@ -234,6 +261,7 @@ if hasattr(os, "register_at_fork"):
 def mark_filled(leaves: Sequence[Leaf]) -> None:
     """Make the values that a walk wrote to the buffers of leaves their gradients. Add what other walks left waiting."""
     waiting = []
+    places.change()
     with locks.claims:
         for leaf in leaves:
             if leaf._grad is not None:
@@ -250,6 +278,7 @@ def claim(parents: Sequence[Any], claimed: list[Leaf]) -> list[Array | None]:
     The leaves are also appended to `claimed`, for `release`.
     """
     buffers: list[Array | None] = []
+    places.change()
     with locks.claims:
         for parent in parents:
             if parent is not None and parent.state is RESERVED:
@@ -263,6 +292,7 @@ def claim(parents: Sequence[Any], claimed: list[Leaf]) -> list[Array | None]:
 
 def release(leaves: Sequence[Leaf]) -> None:
     """Release the claims of a walk that did not fill the buffers of these leaves. Others stay unchanged."""
+    places.change()
     with locks.claims:
         for leaf in leaves:
             if leaf.state is CLAIMED:
@@ -272,6 +302,7 @@ def release(leaves: Sequence[Leaf]) -> None:
 @opaque_call
 def accumulate(leaf: Leaf, g: Any, namespace: Any = None, own: bool = False) -> None:
     """Add g to the gradient of a leaf, in an array of its own. For `namespace` and `own` see `added`."""
+    places.change()
     with locks.adding[leaf.id % 64]:
         while True:
             with locks.claims:

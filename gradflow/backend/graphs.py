@@ -94,15 +94,18 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def rows(self, n: int) -> list[tuple[float, ...]]:
-        """The numbers of the next n steps."""
+    def rows(self, n: int) -> list[float]:
+        """The numbers of the next n steps, one step after another."""
 
     @abstractmethod
     def is_at(self, k: int) -> bool:
         """Whether the host has done k steps since `begin`, and the rows after them are still those of the step."""
 
     def holds(self) -> bool:
-        """Whether the step makes the same calls as when the graph was captured, apart from these numbers."""
+        """Whether the step makes the same calls as when the graph was captured, apart from these numbers.
+
+        It is asked when the guards of the recorded step hold.
+        """
         return True
 
 

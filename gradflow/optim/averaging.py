@@ -211,9 +211,9 @@ class _AverageScalars(Source):
         self._steps, self._decay = self._average.steps, self._average.decay
         return MAX_AHEAD
 
-    def rows(self, n: int) -> list[tuple[float, ...]]:
+    def rows(self, n: int) -> list[float]:
         first = self._steps + self._before + 1
-        return [self._average.scalars(first + k * self._updates) for k in range(n)]
+        return [x for k in range(n) for x in self._average.scalars(first + k * self._updates)]
 
     def is_at(self, k: int) -> bool:
         return self._average.steps == self._steps + k * self._updates and self._average.decay == self._decay

@@ -75,21 +75,21 @@ class UpdateScalars(Source):
         self._before, self._stride = calls.index(self._call), len(calls)
         self._updates_before, self._updates = updates.index(self), len(updates)
         self._steps, self._history = optimizer.steps, first.history
-        self._rate = optimizer.param_groups[self._group]["lr"]
-        return MAX_AHEAD if schedules.is_known(self._rate) else 1
+        self._begun = optimizer._unedited
+        return MAX_AHEAD if schedules.is_known(optimizer.param_groups[self._group]["lr"]) else 1
 
-    def rows(self, n: int) -> list[tuple[float, ...]]:
+    def rows(self, n: int) -> list[float]:
         _, steps, initialised = self._history
-        optimizer, numbers = self._optimizer, self.numbers
-        group = optimizer.param_groups[self._group]
-        steps, done = steps + self._updates_before + 1, self._steps + self._before
+        optimizer, numbers, flat = self._optimizer, self._numbers, self._collector
+        update, group = optimizer.update, optimizer.param_groups[self._group]
+        step, done = steps + self._updates_before + 1, self._steps + self._before
         lr = group["lr"] if group["lr"].__class__ is float else None
         first = self._updates_before == 0 and not initialised.issuperset(self._names)
-        found = []
+        numbers.clear()
         for k in range(n):
-            rate = optimizer._rate(group, done + k * self._stride) if lr is None else lr
-            found.append(numbers(group, rate, steps + k * self._updates, first and not k))
-        return found
+            update(flat, group, optimizer._rate(group, done + k * self._stride) if lr is None else lr, step, first)
+            step, first = step + self._updates, False
+        return numbers.copy()
 
     def rows_from(self, steps: int, histories: Mapping[Slice, Any], count: int) -> list[tuple[float, ...]]:
         """The rows of `count` steps from an earlier state: so many steps, and these histories of the slices."""
@@ -119,16 +119,14 @@ class UpdateScalars(Source):
         self._optimizer.update(self._flat._replace(backend=kernels), group, lr, step, first)
 
     def is_at(self, k: int) -> bool:
-        if self._optimizer.steps != self._steps + k * self._stride:
-            return False
-        if self._optimizer.param_groups[self._group]["lr"] is not self._rate:
+        optimizer = self._optimizer_of()
+        if optimizer._unedited is not self._begun or optimizer.steps != self._steps + k * self._stride:  # type: ignore[union-attr]
             return False
         group, steps, initialised = self._history
         return self._run[0].history == (group, steps + k * self._updates, self._written if k else initialised)
 
     def holds(self) -> bool:
-        optimizer = self._optimizer
-        optimizer._follow_edits()
+        optimizer: Any = self._optimizer_of()
         if optimizer._unedited is not self._checked:
             if optimizer._blocks is not self._blocks or self._hyperparameters() != self._fixed:
                 return False

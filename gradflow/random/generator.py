@@ -109,8 +109,8 @@ class _Drawn(Source):
         self.key = self.generator.key
         return MAX_AHEAD
 
-    def rows(self, n: int) -> list[tuple[float, ...]]:
-        return [philox_words(self.key, self.first + k * self.stride) for k in range(n)]
+    def rows(self, n: int) -> list[float]:
+        return [word for k in range(n) for word in philox_words(self.key, self.first + k * self.stride)]
 
     def is_at(self, k: int) -> bool:
         at = (self.start + k * self.stride) % (1 << _COUNTER_BITS)

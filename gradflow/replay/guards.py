@@ -21,7 +21,7 @@ class GroupsGuard:
     `Optimizer.step` reads them in each replay, unless the step itself reads them too (`hyperparameters_read`).
     """
 
-    __slots__ = ("arrays", "hyperparameters", "hyperparameters_read", "optimizer", "parameters", "tensors")
+    __slots__ = ("_followed", "arrays", "hyperparameters", "hyperparameters_read", "optimizer", "parameters", "tensors")
 
     def __init__(self, optimizer: Any) -> None:
         self.optimizer = optimizer
@@ -31,14 +31,20 @@ class GroupsGuard:
         self.arrays = [*map(_ARRAY, self.tensors)]
         self.hyperparameters = _hyperparameters(optimizer)
         self.hyperparameters_read = False
+        self._followed: Any = None  # what the groups had when the guard last held
 
     def hold(self) -> bool:
         """Whether the guard allows a replay now."""
-        return (
-            self.has_same_parameters()
-            and all(map(is_, map(_ARRAY, self.tensors), self.arrays))
-            and (not self.hyperparameters_read or self.has_same_hyperparameters())
-        )
+        optimizer = self.optimizer
+        try:
+            optimizer._follow_edits()  # as the step will do: afterwards, a replay need not look for edits again
+        except Exception:  # the step raises it
+            return False
+        if optimizer._unedited is not self._followed:
+            if not self.has_same_parameters() or (self.hyperparameters_read and not self.has_same_hyperparameters()):
+                return False
+            self._followed = optimizer._unedited
+        return all(map(is_, map(_ARRAY, self.tensors), self.arrays))
 
     def has_same_parameters(self) -> bool:
         """Whether the groups have the same parameters."""

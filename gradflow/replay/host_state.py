@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any
 
-from gradflow.autograd.leaf import IN_BUFFER
+from gradflow.autograd.leaf import IN_BUFFER, places
 from gradflow.autograd.memory import clock
 from gradflow.autograd.wrapping import wrap
 from gradflow.tensor import Tensor
@@ -50,6 +50,7 @@ class StepState:
         # every gradient in a buffer is a tensor until the end, so that `difference` sees where a step drops it; not one
         # that lies in the slot, for which `Leaf.clear` would not reserve the buffer
         self._made = [(x, wrap(x.slot.array, x.backend)) for x, name in cells if name == "_grad" and _is_unread(x)]
+        places.change()
         for leaf, grad in self._made:
             leaf.slot.holders.clear()
             leaf._grad = grad
@@ -57,6 +58,7 @@ class StepState:
 
     def restore(self) -> None:
         """As in the contract."""
+        places.change()
         for (x, name), value in zip(self._cells, self._before, strict=True):
             setattr(x, name, value)
         self._drop_made()
@@ -116,12 +118,23 @@ class Difference:
             else:
                 self._constants.append((x, name, after))
         self._with_slots = [leaf for leaf in self._cleared if leaf.slot is not None]
+        self._unscaled = expected.pop("_unscaled", [])
         self._expected = [
             (attrgetter(name), [x for x, _ in pairs], [value for _, value in pairs]) for name, pairs in expected.items()
         ]
+        self._moves = any(name in ("state", "_node") for _, name, _ in self._constants)
+        self._checked = self._left = -1  # `places.last_change` in the last check, and if no gradient has moved since then
 
     def applies(self) -> bool:
         """As in the contract."""
+        for scaler, before in self._unscaled:
+            if scaler._unscaled != before:
+                return False
+        self._checked = places.last_change
+        return self._checked == self._left or self._are_in_place()
+
+    def _are_in_place(self) -> bool:
+        """Whether the gradients are where they were before the first step, and are not held."""
         for get, objects, values in self._expected:
             if [*map(get, objects)] != values:
                 return False
@@ -135,11 +148,15 @@ class Difference:
                 x.changed = now
             for x in self._half_at:
                 x.half_at = now
-        for leaf in self._cleared:
-            leaf._grad = None
-        if any(map(_HELD, self._with_slots)):
+        if self._checked != self._left:
+            for leaf in self._cleared:
+                leaf._grad = None
             for leaf in self._with_slots:
                 leaf.slot.holders.clear()
+            if self._moves:
+                places.change()
+            else:
+                self._left = self._checked
         for x, name, value in self._constants:
             setattr(x, name, value)
         for x, name, count in self._counts:

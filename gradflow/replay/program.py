@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from gradflow.autograd.leaf import GradientState, mark_filled
+from gradflow.autograd.leaf import GradientState, mark_filled, places
 from gradflow.backend.graphs import join
 from gradflow.replay import tracing
 from gradflow.replay.host_state import StepState, cells_of
@@ -239,7 +239,7 @@ class Program:
     on_report: gets the status once the backend has found out how it replays the recording.
     """
 
-    __slots__ = ("guards", "replay", "replayable", "states")
+    __slots__ = ("_checked", "guards", "replay", "replayable", "states")
 
     def __init__(
         self,
@@ -250,10 +250,15 @@ class Program:
     ) -> None:
         self.guards = recording.guards
         self.states = states
+        self._checked = -1  # `places.last_change` when the states were the same
         self.replayable = Replayable(recording, on_report)
         self.replay = recording.backend.graph(self.replayable, inputs)
 
     def is_valid(self) -> bool:
         """Whether the step would make the same calls now."""
-        guards = self.guards
-        return guards.gradient_states() == self.states and guards.hold()
+        guards, now = self.guards, places.last_change
+        if now != self._checked:
+            if guards.gradient_states() != self.states:
+                return False
+            self._checked = now
+        return guards.hold()

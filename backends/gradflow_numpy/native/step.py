@@ -91,7 +91,7 @@ class StepRows(Rows):
         self._known = self._used = 0
         table = np.zeros((n, self._stops[-1]), np.int64)
         for source, start, stop in zip(self.sources, self._stops, self._stops[1:], strict=False):
-            table[:, start:stop] = np.array(source.rows(n), source.dtype).view(np.int64)
+            table[:, start:stop] = np.array(source.rows(n), source.dtype).view(np.int64).reshape(n, -1)
         self._table, self._known = table, n
         self._address, self._width = address(table), table.strides[0]
 
