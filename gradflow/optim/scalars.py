@@ -89,7 +89,9 @@ class UpdateScalars(Source):
         for k in range(n):
             update(flat, group, optimizer._rate(group, done + k * self._stride) if lr is None else lr, step, first)
             step, first = step + self._updates, False
-        return numbers.copy()
+        found = numbers.copy()
+        numbers.clear()
+        return found
 
     def rows_from(self, steps: int, histories: Mapping[Slice, Any], count: int) -> list[tuple[float, ...]]:
         """The rows of `count` steps from an earlier state: so many steps, and these histories of the slices."""

@@ -192,15 +192,14 @@ def capture(
     def captured(*inputs: Any, **named: Any) -> Any:
         nonlocal calls, replayed, replayed_key
         given = (*inputs, *named.values()) if named else inputs
-        check_tensors("a captured step", *given)
+        obstacle = _obstacle(given)
         backend = given[0].backend if given else get_backend()
-        device, arrays = current_device(), [x.array for x in given]
-        key = (backend, device.type, device.index, tuple(named), modes(), *map(_SIGNATURE, arrays))
+        arrays = [x.array for x in given]
+        key = (backend, current_device(), tuple(named), modes(), *map(_SIGNATURE, arrays))
         if len(given) > 1 and len({*given}) < len(given):  # a tensor is given twice
             ids = [*map(id, given)]
             key += tuple(map(ids.index, ids))
         plan = replayed if replayed is not None and key == replayed_key else plans.get(key)
-        obstacle = _obstacle(given)
         calls += 1
         if plan is not None and obstacle is None:
             for program in plan.programs:
@@ -226,15 +225,17 @@ def capture(
 
 
 def _obstacle(given: Sequence[Any]) -> Reason | None:
-    """Why this call can neither be replayed nor recorded, or None."""
+    """Why this call can neither be replayed nor recorded, or None. Raises as `check_tensors`."""
+    has_graph = False
+    for x in given:
+        if x.__class__ is not Tensor or x._node is not None or x.backend is not given[0].backend:
+            check_tensors("a captured step", *given)
+            has_graph |= x.__class__ is not Tensor or x._node is not None
     if current_observer.get() is not None:
         return _OBSERVED
     if recorders and get_ident() in recorders:
         return _NESTED
-    for x in given:
-        if x._node is not None or x.__class__ is not Tensor:
-            return _WITH_A_GRAPH
-    return None
+    return _WITH_A_GRAPH if has_graph else None
 
 
 class _Fallback:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -206,39 +206,40 @@ class NativeStep:
 
     def _do(self, inputs: Sequence[Array]) -> bool:
         """Do the step, or nothing if it must be done call by call; returns whether it was done."""
-        if not self._difference.applies():
+        rows, difference = self._rows, self._difference
+        if not difference.applies():
             return False
         try:
-            row = self._rows.prepare()
+            row = rows.prepare()
         except Exception:  # such as that of a schedule: the plain step raises it later
             return False
         status = 0
         try:
-            status = self._run([*inputs, row])
+            status = self._run(inputs, row)
         finally:
             if not status:  # an interrupted step counts
-                self._difference.apply()
-                self._rows.advance()
+                difference.apply()
+                rows.advance()
         return not status
 
-    def _run(self, given: list[Any]) -> int:
+    def _run(self, inputs: Sequence[Array], row: int) -> int:
         """Do the parts; returns a number other than 0 if the step stopped before it changed anything it keeps."""
-        parts, places, copied, kept = self._lowered
-        for i, place in enumerate(places):
-            x = given[i]
+        parts, _, copied, kept = self._lowered
+        for i, x in enumerate(inputs):
             owner = x.base
-            if owner.__class__ is not np.ndarray or owner.base is not None:
+            if owner is None:
+                owner = x
+            elif owner.__class__ is not np.ndarray or owner.base is not None:
                 owner = root(x)
             if id(owner) in kept:  # the step may read it again after a change
                 return 1
-            if i in copied or owner.__class__ is not np.ndarray:  # memory of another library may be anything
-                np.copyto(place, x)
-                given[i] = place
-        if len(places) in copied:
-            self._rows.write()
+            if owner.__class__ is not np.ndarray:  # memory of another library may be anything
+                copied = {*copied, i}
+        if copied:
+            inputs = self._placed(inputs, copied)
         for part in parts:
             if part.__class__ is Program:
-                status: int = part.run(*given[: part._inputs])
+                status: int = part.run(*inputs, row)
                 if status:
                     return status
             else:
@@ -249,6 +250,17 @@ class NativeStep:
                         return 1
                     raise
         return 0
+
+    def _placed(self, inputs: Sequence[Array], copied: Collection[int]) -> Sequence[Array]:
+        """The inputs, those to be copied in the places of the trace; also copies the row if its number is there."""
+        given, places = [*inputs], self._lowered.places
+        for i in copied:
+            if i == len(places):
+                self._rows.write()
+            else:
+                np.copyto(places[i], inputs[i])
+                given[i] = places[i]
+        return given
 
     def _is_in_vain(self) -> bool:
         """Give up if traces become invalid too often."""

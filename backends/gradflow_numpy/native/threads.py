@@ -268,15 +268,16 @@ class Program:
     def run(self, *inputs: Any) -> int:
         """Do all work, and return the status (0 without one).
 
-        inputs: arrays, None, or addresses, by the numbers of `Input`.
+        inputs: arrays, None, or addresses, by the numbers of `Input`; those that no launch takes are ignored.
         """
-        if len(inputs) != self._inputs:
+        if len(inputs) < self._inputs:
             raise TypeError(f"the program takes {self._inputs} inputs, not {len(inputs)}")
-        if self._count != count():
-            self._divide(count())
+        threads, workers = count(), current or pool()
+        if self._count != threads:
+            self._divide(threads)
         if self._shared:
-            pool().ready()
-        return pool().run(self._image, inputs)
+            workers.ready()
+        return workers.run(self._image, inputs)
 
     def _divide(self, threads: int) -> None:
         """Lay out the chunks."""
