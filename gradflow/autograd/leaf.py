@@ -36,9 +36,9 @@ EMPTY, RESERVED, CLAIMED, IN_BUFFER, ELSEWHERE = GradientState
 class _Places:
     """`last_change`: another number after each change of where the gradient of a leaf is, or of who may refer to it.
 
-    A replay that left all gradients where they were has not to look at each of them again while the number is the same.
-    Who changes a `state`, a `_grad` or a `slot` sets a new number first, so that an interrupt in between is harmless; who
-    hands out a tensor of a gradient sets it last, since threads may do so during a replay.
+    While it is the same, a replay that has left all gradients where they were need not look at each of them again. Who
+    changes a `state`, a `_grad` or a `slot` sets a new number first, so that an interrupt in between is harmless. Who
+    hands out a tensor of a gradient sets it last, since another thread may do so during a replay.
     """
 
     __slots__ = ("last_change",)
@@ -198,7 +198,6 @@ class Leaf:
             self.clear()
             if array is not None:
                 self.backend.setitem(array, ..., values)
-            places.change()
             self._grad, self.state = elsewhere, state
 
         return restore

@@ -99,7 +99,7 @@ class Source(ABC):
 
     @abstractmethod
     def is_at(self, k: int) -> bool:
-        """Whether the host has done k steps since `begin`, and the rows after them are still those of the step."""
+        """Whether the host has done k steps since `begin`, and the step, which `holds`, takes the row after them."""
 
     def holds(self) -> bool:
         """Whether the step makes the same calls as when the graph was captured, apart from these numbers.

@@ -216,7 +216,9 @@ class _AverageScalars(Source):
         return [x for k in range(n) for x in self._average.scalars(first + k * self._updates)]
 
     def is_at(self, k: int) -> bool:
-        return self._average.steps == self._steps + k * self._updates and self._average.decay == self._decay
+        average = self._average
+        is_same = average.decay == self._decay and self.holds()
+        return is_same and average.steps == self._steps + k * self._updates
 
     def holds(self) -> bool:
         return self._average._arrays is self._arrays

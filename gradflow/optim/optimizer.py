@@ -183,7 +183,8 @@ class Optimizer(ParameterGroups):
     @property
     def steps(self) -> int:
         """The number of steps so far. Waits for the device after a step of a `GradScaler`, which may skip it."""
-        self._settle()
+        if self._unsettled is not None:
+            self._settle()
         return self._steps
 
     @steps.setter

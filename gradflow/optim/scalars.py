@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +23,11 @@ _HISTORY = attrgetter("history")
 class _Kernels:
     """Stands for the backend in `Optimizer.update`, which passes scalars to kernels as the last of their arguments."""
 
-    def __init__(self, call: Callable[..., None]) -> None:
-        self._call = call
+    def __init__(self, kernel_of: Callable[[str], Callable[..., None]]) -> None:
+        self._kernel_of = kernel_of
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        call = self._call
-
-        def kernel(*arguments: Any, **options: Any) -> None:
-            call(name, arguments[:-1], arguments[-1], options)
-
-        vars(self)[name] = kernel  # for the next call
+        kernel = vars(self)[name] = self._kernel_of(name)  # for the next call
         return kernel
 
 
@@ -54,7 +50,7 @@ class UpdateScalars(Source):
         self._blocks = optimizer._blocks
         self._numbers: list[float] = []
         numbers = self._numbers  # a reference to this object would be a cycle
-        kernels: Any = _Kernels(lambda name, arguments, scalars, options: numbers.extend(scalars))
+        kernels: Any = _Kernels(lambda name: lambda *arguments, **options: numbers.extend(arguments[-1]))
         self._collector = flat._replace(backend=kernels)
         self._fixed = self._hyperparameters()
         self._checked = optimizer._unedited
@@ -111,21 +107,24 @@ class UpdateScalars(Source):
         row = rows.array(self, self.numbers(group, lr, step, first))
         start = 0
 
-        def call(name: str, arguments: Sequence[Any], scalars: Sequence[float], options: dict[str, Any]) -> None:
+        def call(name: str, *arguments: Any, **options: Any) -> None:
             nonlocal start
+            *arrays, scalars = arguments
             part: Array = row[start : start + len(scalars)]
             start += len(scalars)
-            getattr(self._flat.backend, name)(*arguments, part, **options, **rows.options)
+            getattr(self._flat.backend, name)(*arrays, part, **options, **rows.options)
 
-        kernels: Any = _Kernels(call)
+        kernels: Any = _Kernels(lambda name: partial(call, name))
         self._optimizer.update(self._flat._replace(backend=kernels), group, lr, step, first)
 
     def is_at(self, k: int) -> bool:
         optimizer = self._optimizer_of()
         if optimizer._unedited is not self._begun or optimizer.steps != self._steps + k * self._stride:  # type: ignore[union-attr]
             return False
-        group, steps, initialised = self._history
-        return self._run[0].history == (group, steps + k * self._updates, self._written if k else initialised)
+        histories, (group, steps, initialised) = [*map(_HISTORY, self._run)], self._history
+        first = histories[0]
+        is_next = first == (group, steps + k * self._updates, self._written if k else initialised)
+        return is_next and histories.count(first) == len(histories)
 
     def holds(self) -> bool:
         optimizer: Any = self._optimizer_of()
@@ -133,9 +132,6 @@ class UpdateScalars(Source):
             if optimizer._blocks is not self._blocks or self._hyperparameters() != self._fixed:
                 return False
             self._checked = optimizer._unedited
-        run = self._run
-        history = run[0].history
-        written = history[2]
-        if written is not self._written and written.union(self._names) != self._written:
-            return False
-        return [*map(_HISTORY, run)].count(history) == len(run)
+        histories = [*map(_HISTORY, self._run)]
+        first = histories[0]
+        return first[2].union(self._names) == self._written and histories.count(first) == len(histories)

@@ -14,7 +14,7 @@ from operator import index
 from threading import get_ident
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from gradflow.autograd.grad_mode import autocast_dtype, current_observer, grad_enabled
+from gradflow.autograd.grad_mode import OFF, autocast_dtype, current_observer, grad_enabled
 from gradflow.backend import Backend, Device, get_matmul_precision
 from gradflow.backend.graphs import current_rows
 from gradflow.backend.registry import current_device, get_backend
@@ -311,7 +311,13 @@ def _valid(plan: Plan) -> Program | None:
 
 def modes() -> tuple[Any, ...]:
     """The modes that a step depends on."""
-    return grad_enabled.get(), autocast_dtype.get(), default_dtype.get(), get_matmul_precision(), current_share.get()
+    return (
+        grad_enabled.get() is not OFF,
+        autocast_dtype.get(),
+        default_dtype.get(),
+        get_matmul_precision(),
+        current_share.get(),
+    )
 
 
 def _modes() -> tuple[Any, ...]:

@@ -50,7 +50,6 @@ class StepState:
         # every gradient in a buffer is a tensor until the end, so that `difference` sees where a step drops it; not one
         # that lies in the slot, for which `Leaf.clear` would not reserve the buffer
         self._made = [(x, wrap(x.slot.array, x.backend)) for x, name in cells if name == "_grad" and _is_unread(x)]
-        places.change()
         for leaf, grad in self._made:
             leaf.slot.holders.clear()
             leaf._grad = grad
@@ -58,7 +57,6 @@ class StepState:
 
     def restore(self) -> None:
         """As in the contract."""
-        places.change()
         for (x, name), value in zip(self._cells, self._before, strict=True):
             setattr(x, name, value)
         self._drop_made()
@@ -95,7 +93,7 @@ class Difference:
         self._generators: list[tuple[Any, int]] = []
         self._counts: list[tuple[Any, str, int]] = []
         self._constants: list[tuple[Any, str, Any]] = []
-        self._histories: list[tuple[Any, int, Any]] = []
+        histories: dict[tuple[int, Any], list[Any]] = {}
         for x, name, before, after in changes:
             if name == "_grad":
                 if after is None:
@@ -112,18 +110,20 @@ class Difference:
             elif name == "counter":
                 self._generators.append((x, 4 * (after - before)))
             elif name == "history":
-                self._histories.append((x, after[1] - before[1], after[2]))
+                histories.setdefault((after[1] - before[1], after[2]), []).append(x)
             elif type(after) is int:
                 self._counts.append((x, name, after - before))
             else:
                 self._constants.append((x, name, after))
+        self._histories = [*histories.items()]
         self._with_slots = [leaf for leaf in self._cleared if leaf.slot is not None]
         self._unscaled = expected.pop("_unscaled", [])
         self._expected = [
             (attrgetter(name), [x for x, _ in pairs], [value for _, value in pairs]) for name, pairs in expected.items()
         ]
         self._moves = any(name in ("state", "_node") for _, name, _ in self._constants)
-        self._checked = self._left = -1  # `places.last_change` in the last check, and if no gradient has moved since then
+        self._checked = -1  # `places.last_change` in the last check
+        self._left = -1  # and while all gradients are where `apply` leaves them
 
     def applies(self) -> bool:
         """As in the contract."""
@@ -163,10 +163,10 @@ class Difference:
             setattr(x, name, getattr(x, name) + count)
         for generator, words in self._generators:
             generator.draw(words)
-        before: Any = None
-        after, last = None, -1
-        for s, steps, written in self._histories:
-            if s.history is not before or steps != last:
-                before, last = s.history, steps
-                after = before[0], before[1] + steps, written  # most slices share it
-            s.history = after
+        for (steps, written), slices in self._histories:
+            before: Any = None
+            for s in slices:
+                if s.history is not before:  # most share it
+                    before = s.history
+                    after = before[0], before[1] + steps, written
+                s.history = after

@@ -9,7 +9,7 @@ from typing import Any
 
 from gradflow.autograd.grad_mode import current_observer
 from gradflow.autograd.graph import Node
-from gradflow.autograd.leaf import Leaf, places
+from gradflow.autograd.leaf import Leaf
 from gradflow.autograd.memory import clock
 from gradflow.backend import Backend
 from gradflow.backend.registry import started_backends
@@ -276,7 +276,6 @@ class StepRecorder(Interceptor):
 
 def _set_leaf(target: Tensor, source: Tensor) -> None:
     """Give a tensor the leaf of another one, and the one that it had before `requires_grad` was set to False."""
-    places.change()
     target._node = source._node
     if hasattr(source, "_frozen"):
         target._frozen = source._frozen

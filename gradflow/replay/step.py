@@ -6,7 +6,7 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from operator import attrgetter, index
+from operator import index
 from threading import get_ident
 from typing import Any, Protocol, TypeVar, overload
 
@@ -27,7 +27,6 @@ from gradflow.tensor import Tensor
 _Result = TypeVar("_Result")
 _Result_co = TypeVar("_Result_co", covariant=True)
 logger = logging.getLogger("gradflow")
-_SIGNATURE = attrgetter("shape", "dtype")
 _MAX_SIGNATURES = 16
 """The largest number of signatures of inputs for which one step is recorded; with others it runs normally."""
 
@@ -192,14 +191,21 @@ def capture(
     def captured(*inputs: Any, **named: Any) -> Any:
         nonlocal calls, replayed, replayed_key
         given = (*inputs, *named.values()) if named else inputs
-        obstacle = _obstacle(given)
-        backend = given[0].backend if given else get_backend()
-        arrays = [x.array for x in given]
-        key = (backend, current_device(), tuple(named), modes(), *map(_SIGNATURE, arrays))
-        if len(given) > 1 and len({*given}) < len(given):  # a tensor is given twice
+        obstacle, key, arrays = _obstacle(), [current_device(), *modes(), *named], []
+        for x in given:
+            if x.__class__ is not Tensor or x._node is not None:
+                check_tensors("a captured step", *given)
+                obstacle = obstacle or _WITH_A_GRAPH
+            array = x.array
+            arrays.append(array)
+            key += x.backend, array.shape, array.dtype
+        if len(given) > 1 and len({*map(id, given)}) < len(given):  # a tensor is given twice
             ids = [*map(id, given)]
-            key += tuple(map(ids.index, ids))
-        plan = replayed if replayed is not None and key == replayed_key else plans.get(key)
+            key += map(ids.index, ids)
+        plan = replayed
+        if plan is None or key != replayed_key:
+            check_tensors("a captured step", *given)
+            plan = plans.get(tuple(key))
         calls += 1
         if plan is not None and obstacle is None:
             for program in plan.programs:
@@ -208,13 +214,13 @@ def capture(
                         attributes["status"], replayed, replayed_key = program.replayable.status, plan, key
                     if every and not calls % every:
                         replayed = None  # the check may drop the plan
-                        return fallback.check(key, program, inputs, named)
+                        return fallback.check(tuple(key), program, inputs, named)
                     if profilers:
-                        return measured("replay", (step, backend), program.replay, *arrays)
+                        return measured("replay", (step, _backend_of(given)), program.replay, *arrays)
                     return program.replay(*arrays)
                 del program  # what it holds would count as shared
         replayed = None
-        return fallback.run(calls, key, backend, inputs, named, obstacle)
+        return fallback.run(calls, tuple(key), _backend_of(given), inputs, named, obstacle)
 
     attributes = vars(captured)  # referring to the function itself would close a reference cycle
     attributes["status"] = str(RECORDING)
@@ -224,18 +230,15 @@ def capture(
     return CapturedRun(captured, lambda: replayed, batches, STEPS if steps is None else index(steps))
 
 
-def _obstacle(given: Sequence[Any]) -> Reason | None:
-    """Why this call can neither be replayed nor recorded, or None. Raises as `check_tensors`."""
-    has_graph = False
-    for x in given:
-        if x.__class__ is not Tensor or x._node is not None or x.backend is not given[0].backend:
-            check_tensors("a captured step", *given)
-            has_graph |= x.__class__ is not Tensor or x._node is not None
+def _obstacle() -> Reason | None:
+    """Why no call can be replayed or recorded now, whatever its inputs, or None."""
     if current_observer.get() is not None:
         return _OBSERVED
-    if recorders and get_ident() in recorders:
-        return _NESTED
-    return _WITH_A_GRAPH if has_graph else None
+    return _NESTED if recorders and get_ident() in recorders else None
+
+
+def _backend_of(given: Sequence[Any]) -> Backend:
+    return given[0].backend if given else get_backend()
 
 
 class _Fallback:

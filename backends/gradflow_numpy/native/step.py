@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ROW_WORDS = 4096
 """The largest number of numbers that change from step to step, in words of 64 bits."""
+_COPY = np.ndarray.copy
 _USEFUL = 16
 """If a trace was replayed so many times, tracing again is not in vain."""
 _PATIENCE = 4
@@ -41,7 +42,7 @@ class StepRows(Rows):
         self.sources: list[Source] = []
         self._stops = [0]
         self._table = np.empty((0, 0), np.int64)
-        self._address = self._width = self._known = self._used = 0
+        self.address = self._width = self._known = self._used = 0
         self._checks: Counter[tuple[Callable[..., bool], tuple[Any, ...]]] = Counter()
 
     def before_launch(self, check: Callable[..., bool], *arguments: Any) -> None:
@@ -59,23 +60,27 @@ class StepRows(Rows):
 
     def hold(self) -> bool:
         """Whether the step still makes the same calls."""
-        for source in self.sources:
-            if not source.holds():
-                return False
-        return not self._checks or all(check(n, *arguments) for (check, arguments), n in self._checks.items())
+        return self._check() and all(source.holds() for source in self.sources)
 
-    def prepare(self) -> int:
-        """The address of the row of the next step."""
-        used, known = self._used, self._known
-        is_current = True
-        if known:
+    def _check(self) -> bool:
+        return all(check(n, *arguments) for (check, arguments), n in self._checks.items())
+
+    def prepare(self) -> bool:
+        """Make `address` that of the row of the next step; False if the step makes other calls."""
+        if self._checks and not self._check():
+            return False
+        known, used = self._known, self._used
+        is_current = known > 0
+        if is_current:
             for source in self.sources:
                 if not source.is_at(used):
                     is_current = False
-        if used == known or not is_current:
+                    break
+        if not is_current or used == known:
+            if not is_current and not self.hold():
+                return False
             self._compute(2 * known if is_current else 1)
-            used = 0
-        return self._address + used * self._width
+        return True
 
     def write(self) -> None:
         """Copy the row of the next step to `row`."""
@@ -84,6 +89,7 @@ class StepRows(Rows):
     def advance(self) -> None:
         """The step was done."""
         self._used += 1
+        self.address += self._width
 
     def _compute(self, wanted: int) -> None:
         most = min([MAX_AHEAD, *[source.begin(self.sources) for source in self.sources]])
@@ -93,7 +99,7 @@ class StepRows(Rows):
         for source, start, stop in zip(self.sources, self._stops, self._stops[1:], strict=False):
             table[:, start:stop] = np.array(source.rows(n), source.dtype).view(np.int64).reshape(n, -1)
         self._table, self._known = table, n
-        self._address, self._width = address(table), table.strides[0]
+        self.address, self._width = address(table), table.strides[0]
 
 
 class NativeStep:
@@ -115,9 +121,6 @@ class NativeStep:
         self._lock = Lock()
 
     def __call__(self, *inputs: Array) -> Any:
-        for x in inputs:
-            if not x.flags.carray:  # which other kernels may take than those of the trace
-                return self._step.run(*inputs)
         if launch_counters and get_ident() in launch_counters:  # which sees the calls of the backend
             return self._step.run(*inputs)
         with self._lock:
@@ -142,6 +145,8 @@ class NativeStep:
 
     def _trace(self, inputs: Sequence[Array]) -> Any:
         """Do the step, and trace it, if that is possible."""
+        if not _are_contiguous(inputs):
+            return self._step.run(*inputs)
         self._free()
         self._next = NativeStep._trace
         step = self._step
@@ -188,58 +193,75 @@ class NativeStep:
         self._step.note(f", with {listed} in Python" if names else "")
 
     def _replay(self, inputs: Sequence[Array]) -> Any:
-        try:
-            if not self._rows.hold() or self._backend.nonfinite is not self._flag:
-                return self._step.run(*inputs) if self._is_in_vain() else self._trace(inputs)
-        except NotImplementedError as error:
-            self._give_up(str(error))
-            return self._step.run(*inputs)
         if self._draws:
             with graphs.counter_lock:
                 done = self._do(inputs)
         else:
             done = self._do(inputs)
-        if not done:
-            return self._step.run(*inputs)
-        self._replays += 1
-        return self._results_of(*[x.copy() for x in self._results])
+        if done:
+            self._replays += 1
+            return self._results_of(*map(_COPY, self._results))
+        try:
+            if not self._rows.hold() or self._backend.nonfinite is not self._flag:
+                return self._step.run(*inputs) if self._is_in_vain() else self._trace(inputs)
+        except NotImplementedError as error:
+            self._give_up(str(error))
+        return self._step.run(*inputs)
 
     def _do(self, inputs: Sequence[Array]) -> bool:
-        """Do the step, or nothing if it must be done call by call; returns whether it was done."""
+        """Do the step, or nothing if this trace cannot be replayed now; returns whether it was done."""
         rows, difference = self._rows, self._difference
-        if not difference.applies():
-            return False
         try:
-            row = rows.prepare()
+            if self._backend.nonfinite is not self._flag or not (rows.prepare() and difference.applies()):
+                return False
         except Exception:  # such as that of a schedule: the plain step raises it later
+            return False
+        given = self._given(inputs)
+        if given is None:
             return False
         status = 0
         try:
-            status = self._run(inputs, row)
+            status = self._run(given, rows.address)
         finally:
             if not status:  # an interrupted step counts
                 difference.apply()
                 rows.advance()
         return not status
 
-    def _run(self, inputs: Sequence[Array], row: int) -> int:
-        """Do the parts; returns a number other than 0 if the step stopped before it changed anything it keeps."""
-        parts, _, copied, kept = self._lowered
+    def _given(self, inputs: Sequence[Array]) -> Sequence[Array] | None:
+        """What programs get for the inputs: those that they cannot read where they are, in places of the trace.
+
+        None for inputs that other kernels may take than those of the trace, or that the step may read after a change.
+        """
+        _, places, copied, kept = self._lowered
         for i, x in enumerate(inputs):
+            if not x.flags.carray:
+                return None
             owner = x.base
             if owner is None:
                 owner = x
             elif owner.__class__ is not np.ndarray or owner.base is not None:
                 owner = root(x)
-            if id(owner) in kept:  # the step may read it again after a change
-                return 1
+            if id(owner) in kept:
+                return None
             if owner.__class__ is not np.ndarray:  # memory of another library may be anything
                 copied = {*copied, i}
-        if copied:
-            inputs = self._placed(inputs, copied)
-        for part in parts:
+        if not copied:
+            return inputs
+        given = [*inputs]
+        for i in copied:
+            if i == len(places):
+                self._rows.write()
+            else:
+                np.copyto(places[i], inputs[i])
+                given[i] = places[i]
+        return given
+
+    def _run(self, given: Sequence[Array], row: int) -> int:
+        """Do the parts; returns a number other than 0 if the step stopped before it changed anything it keeps."""
+        for part in self._lowered.parts:
             if part.__class__ is Program:
-                status: int = part.run(*inputs, row)
+                status: int = part.run(*given, row)
                 if status:
                     return status
             else:
@@ -251,17 +273,6 @@ class NativeStep:
                     raise
         return 0
 
-    def _placed(self, inputs: Sequence[Array], copied: Collection[int]) -> Sequence[Array]:
-        """The inputs, those to be copied in the places of the trace; also copies the row if its number is there."""
-        given, places = [*inputs], self._lowered.places
-        for i in copied:
-            if i == len(places):
-                self._rows.write()
-            else:
-                np.copyto(places[i], inputs[i])
-                given[i] = places[i]
-        return given
-
     def _is_in_vain(self) -> bool:
         """Give up if traces become invalid too often."""
         self._in_vain = 0 if self._replays >= _USEFUL else self._in_vain + 1
@@ -269,6 +280,11 @@ class NativeStep:
             return False
         self._give_up("changes hyperparameters or settings too often")
         return True
+
+
+def _are_contiguous(inputs: Sequence[Array]) -> bool:
+    """Whether kernels take the inputs as they are, whatever else they take."""
+    return all(x.flags.carray for x in inputs)
 
 
 _steps: weakref.WeakSet[NativeStep] = weakref.WeakSet()
