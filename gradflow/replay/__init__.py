@@ -23,8 +23,10 @@ hooks, `requires_grad`, and where parameters and gradients are stored. While a s
 objects are reported to the recorder, which takes a `Snapshot` of their versions at the end; `invalidate` advances the
 version of an object that changes. Before each replay, `Guards` compares the versions and the parameters in the groups
 of optimizers, and `Program.is_valid` compares where each gradient is (`gradient_state`): a plan has a program for each
-list of gradient states. Shapes, dtypes, the device and the grad mode select the plan. Other Python objects are not
-tracked; use `check` to detect changes to them (`run_both`).
+list of gradient states. All of this is compared in full only after a change: numbers count the changes of any object in
+a snapshot and of the place of any gradient (`autograd.leaf.places`), and an optimizer notices edits of its groups.
+Shapes, dtypes, the device and the grad mode select the plan. Other Python objects are not tracked; use `check` to
+detect changes to them (`run_both`).
 
 **Graphs.** A `Program` asks its backend for what replays its calls (`Backend.graph`). On CUDA this is one graph of
 the calls of `Replayable.parts`; the fast backend of the CPU traces the calls (`tracing`) and makes native programs of
