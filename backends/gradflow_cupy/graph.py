@@ -22,7 +22,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from gradflow.backend import Array, graphs, launch_counters, launched
-from gradflow.backend.graphs import MAX_AHEAD, HostDifference, RecordedStep, Rows, Source, taking_from
+from gradflow.backend.graphs import MAX_AHEAD, HostDifference, Patience, RecordedStep, Rows, Source, taking_from
 from gradflow_cupy.kernels import launch
 
 if TYPE_CHECKING:
@@ -32,10 +32,6 @@ ROW_WORDS = 4096
 """The largest number of numbers that change from step to step, in words of 64 bits."""
 TABLE_WORDS = 1 << 17
 """The size of the table."""
-_USEFUL = 16
-"""If a graph was launched so many times, capturing another one is not in vain."""
-_PATIENCE = 4
-"""After so many graphs in a row that were captured in vain, the step is not captured again."""
 
 
 class FirstRows(Rows):
@@ -165,7 +161,7 @@ class StepGraph:
         self._rows: Any = None
         self._results: Any = None
         self._places: list[Array] = []
-        self._in_vain = 0
+        self._patience = Patience()
 
     def __call__(self, *inputs: Array) -> Any:
         with self._lock, graphs.counter_lock, self._backend._cuda_device:
@@ -240,7 +236,7 @@ class StepGraph:
         try:
             rows, results, graph = self._record()
             self._difference: HostDifference = before.difference()
-            self._rows, self._results, self._graph, self._launches = rows, results, graph, 0
+            self._rows, self._results, self._graph = rows, results, graph
         except MemoryError as error:
             traceback.clear_frames(error.__traceback__)  # so that the memory in use there is freed now
             self._give_up("needs more memory as a graph than there is")
@@ -283,8 +279,7 @@ class StepGraph:
 
     def _is_in_vain(self) -> bool:
         """Give up if graphs become invalid too often."""
-        self._in_vain = 0 if self._launches >= _USEFUL else self._in_vain + 1
-        if self._in_vain < _PATIENCE:
+        if not self._patience.is_over():
             return False
         self._give_up("changes hyperparameters or settings too often")
         return True
@@ -313,7 +308,7 @@ class StepGraph:
         if launch_counters:
             launched("graph")
         self._rows.advance()
-        self._launches += 1
+        self._patience.replays += 1
         copies = []
         for x in self._results:
             out = backend.cupy.empty(x.shape, dtype=x.dtype)

@@ -152,6 +152,22 @@ class Rows(ABC):
         """Let what follows come after all work `beside`."""
 
 
+class Patience:
+    """Whether it is in vain to capture a step again: after 4 captures in a row that were not replayed 16 times each.
+
+    replays: how often the present capture was replayed.
+    """
+
+    def __init__(self) -> None:
+        self.replays = self._in_vain = 0
+
+    def is_over(self) -> bool:
+        """Count a capture that has become invalid; whether there must be no further one."""
+        self._in_vain = 0 if self.replays >= 16 else self._in_vain + 1
+        self.replays = 0
+        return self._in_vain >= 4
+
+
 counter_lock = RLock()
 """Held while the counter of a generator advances, and by a graph from reading counters until it has advanced them, so
 that threads never draw the same numbers. Use it as `graphs.counter_lock`, since a forked child replaces it."""

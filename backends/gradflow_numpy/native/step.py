@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradflow.backend import Array, graphs, launch_counters
-from gradflow.backend.graphs import MAX_AHEAD, RecordedStep, Rows, Source, taking_from
+from gradflow.backend.graphs import MAX_AHEAD, Patience, RecordedStep, Rows, Source, taking_from
 from gradflow_numpy.native.levels import address, root
 from gradflow_numpy.native.lowering import Trace, lower
 from gradflow_numpy.native.threads import Program
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 ROW_WORDS = 4096
 """The largest number of numbers that change from step to step, in words of 64 bits."""
 _COPY = np.ndarray.copy
-_USEFUL = 16
-"""If a trace was replayed so many times, tracing again is not in vain."""
-_PATIENCE = 4
-"""After so many traces in a row that were in vain, the step is not traced again."""
 
 
 class StepRows(Rows):
@@ -108,7 +104,7 @@ class NativeStep:
     def __init__(self, backend: FastNumpyBackend, step: RecordedStep) -> None:
         self._backend, self._step = backend, step
         self._next: Callable[[NativeStep, Sequence[Array]], Any] = NativeStep._begin  # a method would be a cycle
-        self._in_vain = self._replays = 0
+        self._patience = Patience()
         self._results_of: Any = None
         self._difference: Any = None
         self._lowered: Any = None
@@ -186,7 +182,6 @@ class NativeStep:
         self._rows, self._results = rows, results
         self._flag = self._backend.nonfinite
         self._draws = any(source.dtype == "uint64" for source in rows.sources)
-        self._replays = 0
         self._next = NativeStep._replay
         names = self._lowered.names_in_python()
         listed = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
@@ -199,7 +194,7 @@ class NativeStep:
         else:
             done = self._do(inputs)
         if done:
-            self._replays += 1
+            self._patience.replays += 1
             return self._results_of(*map(_COPY, self._results))
         try:
             if not self._rows.hold() or self._backend.nonfinite is not self._flag:
@@ -275,8 +270,7 @@ class NativeStep:
 
     def _is_in_vain(self) -> bool:
         """Give up if traces become invalid too often."""
-        self._in_vain = 0 if self._replays >= _USEFUL else self._in_vain + 1
-        if self._in_vain < _PATIENCE:
+        if not self._patience.is_over():
             return False
         self._give_up("changes hyperparameters or settings too often")
         return True
