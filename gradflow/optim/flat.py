@@ -25,22 +25,15 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from gradflow.autograd.leaf import ELSEWHERE, IN_BUFFER
-from gradflow.autograd.memory import ONE_REFERENCE, ForeignMemory, Memory, clock
+from gradflow.autograd.memory import ONE_REFERENCE, ForeignMemory
 from gradflow.backend import Array, Backend
 from gradflow.backend.graphs import current_rows
 from gradflow.dtypes import DTYPES
 from gradflow.interception import invalidate, opaque_call
+from gradflow.optim.cohorts import Cohort, History, Membership, SliceMemory, as_cohort, joined
 from gradflow.tensor import Tensor, is_read_only
 
 _ALIGNMENT = 256  # bytes
-
-
-History = tuple[int, int, frozenset[str]]
-"""The history of a slice: the index of its parameter group; how many steps it has had; which state arrays they wrote.
-
-One call of `update` covers adjacent slices of equal histories, since these have the same hyperparameters and step; for
-this, the group is part of it. A state array that is not in the history of a slice is still zero there.
-"""
 
 
 class FlatArrays(NamedTuple):
@@ -78,34 +71,30 @@ class Slice:
     """A parameter's place [start, stop) in a block, counted in elements.
 
     index: its position among all parameters of the optimizer.
-    history: its group, steps and written state arrays.
+    membership: the cohort of slices that steps update together with this one, which has its history.
     values, gradient: views of the block's arrays, in the parameter's shape.
     outside: whether the tensor keeps its own memory, because that memory is shared.
     half, half_at: a view of the block's half copy, and the number of the change of the values that it has.
     """
 
-    __slots__ = ("gradient", "half", "half_at", "history", "index", "outside", "start", "stop", "tensor", "values")
+    __slots__ = ("gradient", "half", "half_at", "index", "membership", "outside", "start", "stop", "tensor", "values")
 
-    def __init__(self, tensor: Tensor, index: int, start: int, history: History) -> None:
+    def __init__(self, tensor: Tensor, index: int, start: int, cohort: Cohort) -> None:
         self.tensor = tensor
         self.index = index
         self.start = start
         self.stop = start + tensor.size
-        self.history = history
+        self.membership = Membership(cohort)
         self.outside = False
         self.values: Array = None
         self.gradient: Array = None
         self.half: Array = None
         self.half_at = -1
 
-
-class _SliceMemory(Memory):
-    """Marks a tensor as a slice of a block. Aliases made later share this record.
-
-    The slices of a block are views of one array, so the number of references to that array says nothing.
-    """
-
-    __slots__ = ()
+    @property
+    def history(self) -> History:
+        """Its group, steps and written state arrays."""
+        return self.membership.cohort.history
 
 
 def _is_shared(tensor: Tensor) -> bool:
@@ -119,7 +108,7 @@ def _is_shared(tensor: Tensor) -> bool:
         return not is_read_only(tensor.array)
     if tensor._memory is not None and sys.getrefcount(tensor._memory) > ONE_REFERENCE:  # aliases and views share it
         return True
-    if isinstance(tensor._memory, _SliceMemory):  # in a block, without an alias
+    if isinstance(tensor._memory, SliceMemory):  # in a block, without an alias
         return False
     if sys.getrefcount(tensor.array) > ONE_REFERENCE:
         return True
@@ -156,11 +145,13 @@ class FlatBlock:
         alignment = _ALIGNMENT // DTYPES[backend.dtype_name(native_dtype)].itemsize
         self.slices: list[Slice] = []
         self.size = 0
+        cohorts = {group: Cohort((group, 0, frozenset())) for _, group, _ in parameters}
         for index, group, tensor in parameters:
             if tensor.requires_grad:
                 _check_writable(tensor, index)
             start = math.ceil(self.size / alignment) * alignment
-            self.slices.append(Slice(tensor, index, start, (group, 0, frozenset())))
+            self.slices.append(Slice(tensor, index, start, cohorts[group]))
+            cohorts[group].size += 1
             self.size = self.slices[-1].stop
         self.whole = slice(0, self.size)
         self.values = backend.zeros((self.size,), dtype=native_dtype)
@@ -175,7 +166,6 @@ class FlatBlock:
         self.padding: Array = backend.asarray(between, dtype=backend.dtypes["int64"]) if between else None
         """The indices of the padding, None if there is none."""
         self.any_outside = False
-        self._known_equal_histories = False
         for s in self.slices:
             s.values, s.gradient = self.view(self.values, s), self.view(self.gradients, s)
             self._adopt(s)
@@ -235,8 +225,7 @@ class FlatBlock:
 
     def set_history(self, s: Slice, step: int, initialised: frozenset[str]) -> None:
         """Set the steps of a slice so far, and the names of the state arrays that they initialised."""
-        s.history = (s.history[0], step, initialised)
-        self._known_equal_histories = False
+        joined([s], (s.history[0], step, initialised))
 
     def copy_state(self, s: Slice, block: FlatBlock, source: Slice) -> None:
         """Copy the steps and the state arrays of a slice of another block."""
@@ -267,7 +256,7 @@ class FlatBlock:
         s.half_at = -1
         array, tensor.array = tensor.array, s.values
         invalidate(array)
-        tensor._memory = _SliceMemory(0 if tensor._memory is None else tensor._memory.changed)
+        tensor._memory = SliceMemory(0 if tensor._memory is None else tensor._memory.changed, s.membership)
 
     def collect_ready(self) -> list[Slice]:
         """The slices that have a gradient, with their gradients in the block.
@@ -303,7 +292,8 @@ class FlatBlock:
         The slices of a run have equal histories, and no other slice lies between them. A parameter outside of the block
         is a run of its own: it may overlap another one in memory, whose update it must see.
         """
-        if self._known_equal_histories and len(ready) == len(self.slices) and not self.any_outside:
+        n = len(self.slices)
+        if len(ready) == n == ready[0].membership.cohort.size and not self.any_outside:
             return [(self.whole, ready)]
         chosen = set(ready)
         runs: list[list[Slice]] = []
@@ -336,13 +326,23 @@ class FlatBlock:
 
         This precedes the update. One that is interrupted counts as a step, as in PyTorch: some values have changed.
         """
-        now = clock.change()
-        group, step, _ = run[0].history
-        history = (group, step + 1, initialised)
-        for s in run:
-            s.history = history
-            s.tensor._memory.changed = now  # type: ignore[union-attr]  # `_adopt` has set it
-        self._known_equal_histories = len(run) == len(self.slices)
+        as_cohort(run).advance(1, initialised)
+        if run[0].outside:  # a run of its own, whose memory is not that of a slice
+            run[0].tensor._memory.change()  # type: ignore[union-attr]  # `_adopt` has set it
+
+    @property
+    def histories(self) -> list[tuple[Cohort, History, int, int]]:
+        """The cohort of each slice, its history, its last change, and its size; set them to go back to them."""
+        cohorts = [s.membership.cohort for s in self.slices]
+        return [(cohort, cohort.history, cohort.changed, cohort.size) for cohort in cohorts]
+
+    @histories.setter
+    def histories(self, values: Sequence[tuple[Cohort, History, int, int]]) -> None:
+        for s in self.slices:
+            s.membership.cohort.size = 0
+        for s, (cohort, history, changed, size) in zip(self.slices, values, strict=True):
+            s.membership.cohort = cohort
+            cohort.history, cohort.changed, cohort.size = history, changed, size
 
 
 def make_blocks(groups: Sequence[Sequence[Tensor]], first_group: int = 0) -> list[FlatBlock]:

@@ -209,12 +209,10 @@ class Optimizer(ParameterGroups):
         """The attributes that a training step changes: see `gradflow.replay.host_state`."""
         yield self, "_steps"
         for block in self._blocks:
-            yield block, "_known_equal_histories"
+            yield block, "histories"
             for s in block.slices:
-                yield s, "history"
                 yield s, "half_at"
                 yield s.tensor, "_node"
-                yield s.tensor._memory, "changed"
                 leaf = s.tensor._frozen_leaf() if s.tensor._node is None else s.tensor._node
                 if isinstance(leaf, Leaf):
                     yield from leaf._stepped()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gradflow.backend import Array
 from gradflow.backend.graphs import MAX_AHEAD, Rows, Source
 from gradflow.optim import schedules
+from gradflow.optim.cohorts import History, as_cohort, cohort_of
 from gradflow.optim.flat import FlatArrays, Slice
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class UpdateScalars(Source):
     def __init__(self, optimizer: Optimizer, run: Sequence[Slice], flat: FlatArrays, names: tuple[str, ...]) -> None:
         self._optimizer_of = weakref.ref(optimizer)  # which may refer to this: see `AppliedSteps`
         self._run, self._flat, self._names = run, flat, names
-        self._group, _, written = run[0].history
+        self._cohort = as_cohort(run)
+        self._group, _, written = self._cohort.history
         self._written = written.union(names)
         self._call = optimizer._steps  # counts the calls of `step`: a captured step may make several
         self._blocks = optimizer._blocks
@@ -121,10 +123,8 @@ class UpdateScalars(Source):
         optimizer = self._optimizer_of()
         if optimizer._unedited is not self._begun or optimizer.steps != self._steps + k * self._stride:  # type: ignore[union-attr]
             return False
-        histories, (group, steps, initialised) = [*map(_HISTORY, self._run)], self._history
-        first = histories[0]
-        is_next = first == (group, steps + k * self._updates, self._written if k else initialised)
-        return is_next and histories.count(first) == len(histories)
+        group, steps, initialised = self._history
+        return self._common_history() == (group, steps + k * self._updates, self._written if k else initialised)
 
     def holds(self) -> bool:
         optimizer: Any = self._optimizer_of()
@@ -132,6 +132,15 @@ class UpdateScalars(Source):
             if optimizer._blocks is not self._blocks or self._hyperparameters() != self._fixed:
                 return False
             self._checked = optimizer._unedited
-        histories = [*map(_HISTORY, self._run)]
-        first = histories[0]
-        return first[2].union(self._names) == self._written and histories.count(first) == len(histories)
+        history = self._common_history()
+        return history is not None and history[2].union(self._names) == self._written
+
+    def _common_history(self) -> History | None:
+        """The history of all slices of the run; None if they differ."""
+        if not self._cohort.size:  # for example, after `load_state_dict`
+            cohort = cohort_of(self._run)
+            if cohort is None:
+                histories = [*map(_HISTORY, self._run)]
+                return histories[0] if histories.count(histories[0]) == len(histories) else None
+            self._cohort = cohort
+        return self._cohort.history

@@ -4,9 +4,9 @@ All of it is attributes of objects that opaque calls get. A class whose instance
 attributes in `_stepped()`: pairs of an object and the name of an attribute. With each step,
 
 - a `counter` of a generator advances by the numbers that the step draws,
-- another integer grows by the same difference, but `Memory.changed` and the `half_at` of a slice of an optimizer get
-  the number of the present change,
-- the `history` of a slice of an optimizer counts the step, in its second place, and its third gets the same value,
+- another integer grows by the same difference, but `Memory.changed` gets the number of the present change, and the
+  `half_at` of a slice of an optimizer that of the last change of its values,
+- the `histories` of a block of an optimizer count the step, in the cohorts that the first one made,
 - any other attribute has the same value after each step that begins with the same value.
 """
 
@@ -19,6 +19,7 @@ from typing import Any
 from gradflow.autograd.leaf import IN_BUFFER, places
 from gradflow.autograd.memory import clock
 from gradflow.autograd.wrapping import wrap
+from gradflow.optim.cohorts import as_cohort
 from gradflow.tensor import Tensor
 
 Cell = tuple[Any, str]
@@ -93,7 +94,7 @@ class Difference:
         self._generators: list[tuple[Any, int]] = []
         self._counts: list[tuple[Any, str, int]] = []
         self._constants: list[tuple[Any, str, Any]] = []
-        histories: dict[tuple[int, Any], list[Any]] = {}
+        updated: dict[tuple[Any, int, Any], list[Any]] = {}
         for x, name, before, after in changes:
             if name == "_grad":
                 if after is None:
@@ -109,13 +110,17 @@ class Difference:
                 self._half_at.append(x)
             elif name == "counter":
                 self._generators.append((x, 4 * (after - before)))
-            elif name == "history":
-                histories.setdefault((after[1] - before[1], after[2]), []).append(x)
+            elif name == "histories":
+                for s, (_, (_, old, _), *_), (cohort, (_, new, written), *_) in zip(
+                    x.slices, before, after, strict=True
+                ):
+                    if new != old:
+                        updated.setdefault((cohort, new - old, written), []).append(s)
             elif type(after) is int:
                 self._counts.append((x, name, after - before))
             else:
                 self._constants.append((x, name, after))
-        self._histories = [*histories.items()]
+        self._updated = [[as_cohort(slices), slices, *change] for (_, *change), slices in updated.items()]
         self._with_slots = [leaf for leaf in self._cleared if leaf.slot is not None]
         self._unscaled = expected.pop("_unscaled", [])
         self._expected = [
@@ -142,12 +147,17 @@ class Difference:
 
     def apply(self) -> None:
         """As in the contract."""
-        if self._changed or self._half_at:
+        for update in self._updated:
+            cohort, slices, steps, written = update
+            if not cohort.size:  # a slice has left it
+                cohort = update[0] = as_cohort(slices)
+            cohort.advance(steps, written)
+        if self._changed:
             now = clock.change()
             for x in self._changed:
                 x.changed = now
-            for x in self._half_at:
-                x.half_at = now
+        for s in self._half_at:
+            s.half_at = s.tensor._memory.changed
         if self._checked != self._left:
             for leaf in self._cleared:
                 leaf._grad = None
@@ -163,10 +173,3 @@ class Difference:
             setattr(x, name, getattr(x, name) + count)
         for generator, words in self._generators:
             generator.draw(words)
-        for (steps, written), slices in self._histories:
-            before: Any = None
-            for s in slices:
-                if s.history is not before:  # most share it
-                    before = s.history
-                    after = before[0], before[1] + steps, written
-                s.history = after
