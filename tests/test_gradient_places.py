@@ -75,6 +75,13 @@ def back_in_time(t: Training) -> None:
     t.optimizer.load_state_dict(now)
 
 
+def step_of_the_bias(t: Training) -> None:
+    t.optimizer.zero_grad()
+    t.loss().backward()
+    t.weight.grad = None
+    t.optimizer.step()
+
+
 CHANGES: dict[str, Callable[[Training], Any]] = {
     "read": lambda t: t.weight.grad is None,
     "held": lambda t: t.weight.grad,
@@ -90,6 +97,7 @@ CHANGES: dict[str, Callable[[Training], Any]] = {
     "frozen for a step": freeze_for_a_step,
     "another optimizer": lambda t: optim.SGD(t.model.parameters(), lr=0.1),
     "a plain step": lambda t: t.optimizer.step(),
+    "a step of the bias": step_of_the_bias,
     "back in time": back_in_time,
     "earlier": lambda t: setattr(t.optimizer, "steps", 3),
     "rate": lambda t: t.optimizer.param_groups[0].update(lr=0.05),
