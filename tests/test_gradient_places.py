@@ -192,3 +192,22 @@ def test_every_change_of_a_leaf_is_counted() -> None:
         before = places.last_change
         change()
         assert places.last_change > before
+
+
+def test_a_gradient_that_is_assigned_before_each_step_is_the_one_that_it_reads() -> None:
+    """Also if the tensor stays the same, but not its array."""
+
+    def values(through: Callable[[Any], Any]) -> list[Any]:
+        made, found = training(clears_first), []
+        step = through(lambda: made.optimizer.step())
+        kept = made.weight.grad = gf.ones((2, 3))
+        for i in range(16):
+            if i < 8:
+                kept = made.weight.grad = gf.full((2, 3), float(i))
+            else:
+                kept.array = kept.array + 1.0
+            step()
+            found.append(made.weight.tolist())
+        return found
+
+    assert values(gf.capture) == values(lambda step: step)

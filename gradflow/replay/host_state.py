@@ -91,6 +91,7 @@ class Difference:
         self._changed: list[Any] = []
         self._half_at: list[Any] = []
         self._cleared: list[Any] = []
+        self._elsewhere: list[tuple[Any, Any]] = []  # gradients that the step may read outside of buffers
         self._generators: list[tuple[Any, int]] = []
         self._counts: list[tuple[Any, str, int]] = []
         self._constants: list[tuple[Any, str, Any]] = []
@@ -99,6 +100,8 @@ class Difference:
             if name == "_grad":
                 if after is None:
                     self._cleared.append(x)
+                if before is not None and (x.slot is None or before.array is not x.slot.array):
+                    self._elsewhere.append((x, before.array))
                 continue
             if name in ("state", "_node", "_unscaled"):
                 expected.setdefault(name, []).append((x, before))
@@ -143,6 +146,9 @@ class Difference:
         for get, objects, values in self._expected:
             if [*map(get, objects)] != values:
                 return False
+        for leaf, array in self._elsewhere:
+            if leaf._grad is None or leaf._grad.array is not array:
+                return False
         return not (any(map(_HELD, self._with_slots)) and any(leaf.is_held() for leaf in self._with_slots))
 
     def apply(self) -> None:
@@ -165,7 +171,7 @@ class Difference:
                 leaf.slot.holders.clear()
             if self._moves:
                 places.change()
-            else:
+            elif not self._elsewhere:  # whose arrays may be others without a change of place
                 self._left = self._checked
         for x, name, value in self._constants:
             setattr(x, name, value)
