@@ -54,6 +54,10 @@ class Recorder:
         """Call a function decorated with `opaque_call`, and return its result."""
         raise NotImplementedError
 
+    def ignoring_reports(self) -> contextlib.AbstractContextManager[None]:
+        """A context manager in which nothing is reported or recorded."""
+        raise NotImplementedError
+
 
 recorders: dict[int, Recorder] = {}
 """The recorder of each thread that has one, by the identifier of the thread."""
@@ -113,6 +117,12 @@ def forbid_replay(reason: str) -> None:
     recorder = recorders.get(get_ident()) if recorders else None
     if recorder is not None:
         recorder.forbid_replay(reason)
+
+
+def unrecorded() -> contextlib.AbstractContextManager[None]:
+    """A context manager in which this thread does what is no part of a step that is recorded or traced."""
+    recorder = recorders.get(get_ident()) if recorders else None
+    return contextlib.nullcontext() if recorder is None else recorder.ignoring_reports()
 
 
 def opaque_call(function: Callable[_P, _Result]) -> Callable[_P, _Result]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from gradflow.backend import Array, Backend
 from gradflow.backend.graphs import Rows, Source, current_rows, taking_from
+from gradflow.interception import unrecorded
 from gradflow.optim import schedules
 from gradflow.optim.flat import Slice
 from gradflow.optim.optimizer import Optimizer
@@ -43,7 +44,8 @@ class AppliedSteps(Rows):
         self._backend = backend
         self._optimizer = weakref.ref(optimizer)  # which refers to this
         self._applied = backend.zeros((1,), dtype=backend.dtypes["int64"])  # since the tables were filled
-        self._tried = 0
+        self._tried = 0  # steps, ever
+        self._tried_before = 0  # the tables were filled
         self._unsettled = False
         self._tables = _Tables([])
         self._used = 0
@@ -78,8 +80,13 @@ class AppliedSteps(Rows):
         """Make the tables have the numbers of so many steps from here on; False if they are those of other updates.
 
         Raises NotImplementedError if the numbers of so many steps are not known. Waits for the device where the
-        numbers cannot be computed without the count of applied steps.
+        numbers cannot be computed without the count of applied steps. None of it is part of a step that is traced:
+        this is also called before each replay.
         """
+        with unrecorded():
+            return self._is_prepared(steps, tables)
+
+    def _is_prepared(self, steps: int, tables: _Tables) -> bool:
         optimizer: Any = self._optimizer()
         optimizer._follow_edits()
         if not all(source.holds() for source in tables.sources):
@@ -93,12 +100,12 @@ class AppliedSteps(Rows):
                 f"needs the numbers of {steps} steps ahead, of which a GradScaler knows {self._length}: at most "
                 f"{AHEAD}, and one with a rate by a function of the user's"
             )
-        if self._unsettled and (tables is not self._tables or self._tried + steps > self._length):
+        if self._unsettled and (tables is not self._tables or self._tried - self._tried_before + steps > self._length):
             self.settle()
         if not self._unsettled:
             optimizer._settle()  # steps of another scaler
             histories = {s: s.history for block in optimizer._blocks for s in block.slices}
-            self._base, self._tried, is_new = (optimizer._steps, histories), 0, True
+            self._base, self._tried_before, is_new = (optimizer._steps, histories), self._tried, True
             self._backend.setitem(self._applied, ..., 0)
         self._tables, self._unsettled, optimizer._unsettled = tables, True, self.settle
         if is_new:
@@ -116,8 +123,9 @@ class AppliedSteps(Rows):
         self._used += 1
         if i == len(tables.arrays):
             tables.sources.append(source)
-            tables.arrays.append(F.zeros((AHEAD, len(numbers)), dtype=F.dtypes["float64"]))
-            self._fill(source, tables.arrays[i])
+            with unrecorded():
+                tables.arrays.append(F.zeros((AHEAD, len(numbers)), dtype=F.dtypes["float64"]))
+                self._fill(source, tables.arrays[i])
         return F.reshape(F.getitem(tables.arrays[i], self._applied), (-1,))
 
     def settle(self) -> None:
@@ -127,8 +135,9 @@ class AppliedSteps(Rows):
         applied = int(self._backend.to_host(self._applied)[0])
         steps, histories = self._base
         optimizer._steps = steps + applied
+        updated = set(self._tables.ready)
         for block in optimizer._blocks:
             for s in block.slices:
-                if s in histories and s.history != histories[s]:
+                if s in histories and s in updated:
                     _, done, initialised = histories[s]
                     block.set_history(s, done + applied, s.history[2] if applied else initialised)

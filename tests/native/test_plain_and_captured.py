@@ -125,3 +125,29 @@ def test_an_input_may_be_a_parameter_and_is_read_after_the_step(first: int) -> N
 
     status = "replaying, with " if first else "changes the memory of an input"
     assert_same(make, parameter, 0, status)
+
+
+@pytest.mark.parametrize("rate", [0.1, lambda steps: 0.1 / (1 + steps)])
+@pytest.mark.parametrize("read_at", [range(3, 4), range(0, 300, 2), range(0)])
+def test_the_numbers_of_a_scaler_are_no_part_of_the_step(rate: Any, read_at: range) -> None:
+    """They are computed anew after the count of steps was read, and after 256 steps; a step in ten is skipped."""
+
+    def values(through: Callable[[Any], Any]) -> list[Any]:
+        x = gf.tensor([0.5, 1.0], requires_grad=True)
+        optimizer, scaler, found = optim.Adam([x], lr=rate), optim.GradScaler(growth_interval=1000), []
+
+        def step(factor: gf.Tensor) -> None:
+            optimizer.zero_grad()
+            scaler.scale((x * factor).square().sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+
+        run = through(step)
+        for i in range(300):
+            if i in read_at:
+                found.append(optimizer.steps)
+            run(gf.tensor([float("inf") if i % 10 == 3 else 1.0, 2.0]))
+            found.append(bits(x))
+        return [*found, optimizer.steps]
+
+    assert values(gf.capture) == values(lambda step: step)
