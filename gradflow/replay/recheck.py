@@ -35,7 +35,8 @@ def run_both(
     parameters, and the states of `objects`, without generators and `optimizers` among them. Afterwards all of these
     have the values that `step` gave them.
     """
-    leaves = list({*leaves, *(p._node for each in optimizers for p in _parameters(each) if isinstance(p._node, Leaf))})
+    own = (p._frozen_leaf() if p._node is None else p._node for each in optimizers for p in _parameters(each))
+    leaves = list({*leaves, *(x for x in own if isinstance(x, Leaf))})
     others = [x for x in objects if x not in optimizers and not isinstance(x, Generator)]
     restore_all = [*map(_saved, optimizers), *[leaf.saved() for leaf in leaves]]
     restore_all += [partial(x.load_state_dict, x.state_dict()) for x in others]
