@@ -211,3 +211,20 @@ def test_a_gradient_that_is_assigned_before_each_step_is_the_one_that_it_reads()
         return found
 
     assert values(gf.capture) == values(lambda step: step)
+
+
+def test_a_held_gradient_is_added_to_until_the_step_of_an_optimizer_whose_parameters_were_reordered() -> None:
+    """A replay must not make the blocks of the new order earlier than the step does."""
+
+    def values(through: Callable[[Any], Any]) -> list[Any]:
+        made = training(adds)
+        step = through(made.step)
+        for _ in range(8):
+            step(gf.ones((5, 3)))
+        held = made.weight.grad
+        assert held is not None
+        made.optimizer.param_groups[0]["params"].reverse()
+        step(gf.ones((5, 3)))
+        return [held.tolist(), made.state()]
+
+    assert values(gf.capture) == values(lambda step: step)

@@ -173,6 +173,10 @@ class ParameterGroups:
 
         Raises like the constructor, before anything changes, and RuntimeError for a parameter that was moved.
         """
+        if self._is_edited():
+            self._apply_edits()
+
+    def _is_edited(self) -> bool:
         unedited = self._unedited
         present: list[Any] = []
         try:
@@ -181,8 +185,7 @@ class ParameterGroups:
                 present.extend(group["params"])
         except (TypeError, AttributeError):  # not a group, or params that are not a list: `_apply_edits` raises
             present.clear()
-        if len(present) != len(unedited) or not all(map(is_, present, unedited)):
-            self._apply_edits()
+        return len(present) != len(unedited) or not all(map(is_, present, unedited))
 
     def _settle(self) -> None:
         """Set the step counts to those of applied steps. Waits for the device after a step of a `GradScaler`."""

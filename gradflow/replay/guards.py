@@ -37,7 +37,10 @@ class GroupsGuard:
         """Whether the guard allows a replay now."""
         optimizer = self.optimizer
         try:
-            optimizer._follow_edits()  # as the step will do: afterwards, a replay need not look for edits again
+            if optimizer._is_edited():
+                if not optimizer.has_parameters(optimizer._params_in_blocks):  # the step makes blocks after its start
+                    return False
+                optimizer._apply_edits()  # as the step will do: afterwards, a replay need not look for edits again
         except Exception:  # the step raises it
             return False
         if optimizer._unedited is not self._followed:
