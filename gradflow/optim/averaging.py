@@ -11,7 +11,7 @@ from gradflow.autograd.memory import clock
 from gradflow.backend import Array
 from gradflow.backend.graphs import MAX_AHEAD, Source, current_rows
 from gradflow.backend.optimizer_steps import SGDOptions, SGDScalars
-from gradflow.interception import opaque_call
+from gradflow.interception import opaque_call, unrecorded
 from gradflow.optim.flat import FlatBlock
 from gradflow.optim.hyperparameters import checked_number
 from gradflow.optim.optimizer import Optimizer
@@ -79,7 +79,8 @@ class WeightAverage:
     def update(self) -> None:
         """Count the present weights, after a step of the optimizer. It can be replayed in a captured step."""
         if self._blocks is not self.optimizer._blocks:
-            self._follow()
+            with unrecorded():
+                self._follow()
         skip = None if self._scaler is None else self._scaler._skip_of(self.optimizer)
         scalars = self._next_scalars() if skip is None else self._count(skip)
         for block, array in zip(self._blocks, self._arrays, strict=True):
@@ -99,8 +100,9 @@ class WeightAverage:
             rows.before_launch(partial(self._has, self._arrays, self.decay))
         double = F.dtypes["float64"]
         if self._applied is None:
-            self._applied = F.full((1,), self._steps, dtype=F.dtypes["int64"])
-            self._row = F.ones((len(SGDScalars._fields),), dtype=double)
+            with unrecorded():
+                self._applied = F.full((1,), self._steps, dtype=F.dtypes["int64"])
+                self._row = F.ones((len(SGDScalars._fields),), dtype=double)
         F.count_step(self._applied, skip)
         updates = F.maximum(F.astype(self._applied, double), 1.0)  # not 0, if the first ones are skipped
         correction = F.subtract(1.0, F.pow(self.decay, updates))
@@ -108,8 +110,8 @@ class WeightAverage:
         return self._row
 
     def _has(self, arrays: list[Array], decay: float, steps: int) -> bool:
-        """Whether the arrays and the decay of a graph are still those of the average."""
-        return self._arrays is arrays and self.decay == decay
+        """Whether the arrays and the decay of a graph are still those of the average, and of the optimizer's blocks."""
+        return self._arrays is arrays and self.decay == decay and self._blocks is self.optimizer._blocks
 
     @property
     def steps(self) -> int:
@@ -221,7 +223,8 @@ class _AverageScalars(Source):
         return is_same and average.steps == self._steps + k * self._updates
 
     def holds(self) -> bool:
-        return self._average._arrays is self._arrays
+        average = self._average
+        return average._arrays is self._arrays and average._blocks is average.optimizer._blocks
 
 
 def _adopt_all(block: FlatBlock) -> None:

@@ -182,8 +182,9 @@ class StepRecorder(Interceptor):
             for leaf in leaves:
                 if leaf.backend is not self.backend:
                     self._refuse(f"also uses {leaf.backend.device} ({{}})")
-            if hasattr(first, "param_groups"):
-                self._check_groups(self._groups_of(first))
+            for x in (*arguments, *options.values()):
+                if hasattr(x, "param_groups"):  # such as what a `GradScaler` steps
+                    self._check_groups(self._groups_of(x))
             if any(callable(x) for x in (*arguments[1:], *options.values())):
                 self._refuse("passes a closure to an optimizer")
         call = partial(measured, "opaque", function, function)

@@ -12,6 +12,7 @@ from gradflow_numpy.native.kernels import is_supported
 
 import gradflow as gf
 from gradflow import nn, optim
+from gradflow.optim.averaging import WeightAverage
 
 pytestmark = pytest.mark.skipif(
     not isinstance(gf.get_backend("cpu"), FastNumpyBackend) or not is_supported(), reason="needs the extra fast"
@@ -151,3 +152,70 @@ def test_the_numbers_of_a_scaler_are_no_part_of_the_step(rate: Any, read_at: ran
         return [*found, optimizer.steps]
 
     assert values(gf.capture) == values(lambda step: step)
+
+
+@pytest.mark.parametrize("check", [None, 1])
+def test_an_optimizer_that_only_a_scaler_gets_is_guarded_and_checked(check: int | None) -> None:
+    def values(through: Callable[[Any], Any]) -> list[Any]:
+        gf.manual_seed(0)
+        model = nn.Linear(3, 2)
+        optimizer, scaler = optim.Adam(model.parameters(), lr=0.1), optim.GradScaler()
+
+        def step(x: gf.Tensor) -> gf.Tensor:
+            model.zero_grad()
+            loss = model(x).square().sum()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            return loss
+
+        run, found = through(step), []
+        for i in range(14):
+            if i == 9:
+                optimizer.param_groups[0]["params"].reverse()
+            found.append([bits(run(gf.full((4, 3), 1.0 + i % 3))), bits(model.weight)])
+        return found
+
+    assert values(lambda step: gf.capture(step, check=check)) == values(lambda step: step)
+
+
+def test_a_captured_update_of_an_average_follows_the_blocks_of_its_optimizer() -> None:
+    def averages(through: Callable[[Any], Any]) -> list[Any]:
+        gf.manual_seed(0)
+        model = nn.Linear(3, 2)
+        optimizer = optim.SGD(model.parameters(), lr=0.1)
+        average, found = WeightAverage(optimizer, 0.9), []
+        update = through(lambda: average.update())
+        for i in range(14):
+            if i == 9:
+                optimizer.param_groups[0]["params"].reverse()
+            optimizer.zero_grad()
+            model(gf.full((2, 3), float(i))).square().mean().backward()
+            optimizer.step()
+            update()
+            found.append([x.tobytes() for x in average._arrays])
+        return found
+
+    assert averages(gf.capture) == averages(lambda step: step)
+
+
+def test_a_check_also_restores_the_gradients_of_frozen_parameters() -> None:
+    def gradients(through: Callable[[Any], Any]) -> list[Any]:
+        gf.manual_seed(0)
+        model = nn.Linear(3, 2)
+        optimizer = optim.SGD(model.parameters(), lr=0.1)
+
+        def step(x: gf.Tensor) -> gf.Tensor:
+            model(x).square().sum().backward()
+            norm = optim.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+            return norm
+
+        run, found = through(step), []
+        for i in range(8):
+            model.weight.requires_grad_(i == 0)
+            run(gf.ones((4, 3)))
+            found.append(None if model.weight.grad is None else bits(model.weight.grad))
+        return found
+
+    assert gradients(gf.capture(check=1)) == gradients(lambda step: step)
