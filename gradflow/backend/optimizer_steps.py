@@ -74,7 +74,14 @@ class AdamScalars(NamedTuple):
     @classmethod
     def at(cls, step: int, lr: float, beta1: float, beta2: float, decoupled_decay: float = 0.0) -> AdamScalars:
         """The scalars of a step, counted from 1; decoupled_decay: the weight decay of AdamW (default 0)."""
-        return cls(lr, 1.0 - beta1**step, math.sqrt(1.0 - beta2**step), 1.0 - lr * decoupled_decay)
+        return cls._make(cls.numbers(step, lr, beta1, beta2, decoupled_decay))
+
+    @staticmethod
+    def numbers(
+        step: int, lr: float, beta1: float, beta2: float, decoupled_decay: float
+    ) -> tuple[float, float, float, float]:
+        """Those of `at` as a plain tuple, which takes a third of the time: for the tables of many steps."""
+        return lr, 1.0 - beta1**step, math.sqrt(1.0 - beta2**step), 1.0 - lr * decoupled_decay
 
 
 class RMSpropOptions(NamedTuple):

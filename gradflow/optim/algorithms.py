@@ -95,6 +95,9 @@ class SGD(Optimizer):
         velocity = flat.state.get("momentum_buffer")
         flat.backend.sgd_step(flat.parameters, flat.gradients, velocity, options, SGDScalars(lr, first), **flat.options)
 
+    def _scalars(self, group: Mapping[str, Any], lr: float, step: int, first: bool) -> tuple[float, ...]:
+        return lr, first
+
 
 @explains_arguments
 class Adam(Optimizer):
@@ -153,20 +156,25 @@ class Adam(Optimizer):
 
     def update(self, flat: FlatArrays, group: Mapping[str, Any], lr: float, step: int, first: bool) -> None:
         beta1, beta2 = group["betas"]
-        decay = group["weight_decay"]
-        coupled_decay, decoupled_decay = (0.0, decay) if self._decoupled else (decay, 0.0)
-        scalars = AdamScalars.at(step, lr, beta1, beta2, decoupled_decay)
+        decay = 0.0 if self._decoupled else group["weight_decay"]
+        scalars = self._scalars(group, lr, step, first)
         mean, square = flat.state["exp_avg"], flat.state["exp_avg_sq"]
         if group["amsgrad"]:
             arrays = flat.parameters, flat.gradients, mean, square, flat.state["max_exp_avg_sq"]
-            _, correction1, correction2_root, factor = scalars
-            from_mean, from_gradient = beta1 / correction1, (1.0 - beta1) / correction1
-            numbers = MomentScalars(lr, from_mean, from_gradient, 1.0 / correction2_root, group["eps"], factor)
-            amsgrad = _moment_options(beta1, beta2, 1.0 - beta2, coupled_decay)
-            flat.backend.moment_step(*arrays, amsgrad, numbers, **flat.options)
+            amsgrad = _moment_options(beta1, beta2, 1.0 - beta2, decay)
+            flat.backend.moment_step(*arrays, amsgrad, MomentScalars._make(scalars), **flat.options)
             return
-        options = _adam_options(beta1, beta2, group["eps"], coupled_decay)
-        flat.backend.adam_step(flat.parameters, flat.gradients, mean, square, options, scalars, **flat.options)
+        options, numbers = _adam_options(beta1, beta2, group["eps"], decay), AdamScalars._make(scalars)
+        flat.backend.adam_step(flat.parameters, flat.gradients, mean, square, options, numbers, **flat.options)
+
+    def _scalars(self, group: Mapping[str, Any], lr: float, step: int, first: bool) -> tuple[float, ...]:
+        beta1, beta2 = group["betas"]
+        decay = group["weight_decay"] if self._decoupled else 0.0
+        scalars = AdamScalars.numbers(step, lr, beta1, beta2, decay)
+        if not group["amsgrad"]:
+            return scalars
+        _, correction1, correction2_root, factor = scalars
+        return lr, beta1 / correction1, (1.0 - beta1) / correction1, 1.0 / correction2_root, group["eps"], factor
 
 
 @explains_arguments

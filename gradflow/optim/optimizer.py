@@ -70,6 +70,12 @@ class Optimizer(ParameterGroups):
     _passes_options: ClassVar[bool] = False
     """Whether `update` passes `flat.options` to the kernels, which then write half copies, and may skip the step."""
 
+    _scalars: ClassVar[Callable[..., tuple[float, ...]] | None] = None
+    """A method of the arguments of `update` without `flat`: the scalars that `update` passes to its kernels.
+
+    Captured steps compute those of many steps ahead, which is faster with it than with `update`.
+    """
+
     _steps = 0
 
     # ------------------------------------------------------------------ what a subclass defines

@@ -78,17 +78,16 @@ class UpdateScalars(Source):
 
     def rows(self, n: int) -> list[float]:
         _, steps, initialised = self._history
-        optimizer, numbers, flat = self._optimizer, self._numbers, self._collector
-        update, group = optimizer.update, optimizer.param_groups[self._group]
+        optimizer = self._optimizer
+        group = optimizer.param_groups[self._group]
         step, done = steps + self._updates_before + 1, self._steps + self._before
         lr = group["lr"] if group["lr"].__class__ is float else None
         first = self._updates_before == 0 and not initialised.issuperset(self._names)
-        numbers.clear()
+        scalars = optimizer._scalars or self._collected
+        found: list[float] = []
         for k in range(n):
-            update(flat, group, optimizer._rate(group, done + k * self._stride) if lr is None else lr, step, first)
+            found += scalars(group, optimizer._rate(group, done + k * self._stride) if lr is None else lr, step, first)
             step, first = step + self._updates, False
-        found = numbers.copy()
-        numbers.clear()
         return found
 
     def rows_from(self, steps: int, histories: Mapping[Slice, Any], count: int) -> list[tuple[float, ...]]:
@@ -100,9 +99,13 @@ class UpdateScalars(Source):
 
     def numbers(self, group: Mapping[str, Any], lr: float, step: int, first: bool) -> tuple[float, ...]:
         """The scalars of all kernels in an update."""
+        return tuple(map(float, (self._optimizer._scalars or self._collected)(group, lr, step, first)))
+
+    def _collected(self, group: Mapping[str, Any], lr: float, step: int, first: bool) -> list[float]:
+        """Those that `update` passes; valid until the next call."""
         self._numbers.clear()
-        self._optimizer_of().update(self._collector, group, lr, step, first)  # type: ignore[union-attr]
-        return tuple(map(float, self._numbers))
+        self._optimizer.update(self._collector, group, lr, step, first)
+        return self._numbers
 
     def update(self, rows: Rows, group: Mapping[str, Any], lr: float, step: int, first: bool) -> None:
         """`Optimizer.update`, whose kernels read their scalars from a row."""
