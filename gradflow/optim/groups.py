@@ -181,8 +181,8 @@ class ParameterGroups:
         present: list[Any] = []
         try:
             for group in self.param_groups:  # this runs in every step
-                present.extend(group.values())
-                present.extend(group["params"])
+                present += group.values()
+                present += group["params"]
         except (TypeError, AttributeError):  # not a group, or params that are not a list: `_apply_edits` raises
             present.clear()
         return len(present) != len(unedited) or not all(map(is_, present, unedited))

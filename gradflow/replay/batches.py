@@ -309,21 +309,21 @@ def _valid(plan: Plan) -> Program | None:
     return next((program for program in plan.programs if program.is_valid()), None)
 
 
-def modes() -> tuple[Any, ...]:
+def modes() -> list[Any]:
     """The modes that a step depends on."""
-    return (
+    return [
+        current_device(),
         grad_enabled.get() is not OFF,
         autocast_dtype.get(),
         default_dtype.get(),
         get_matmul_precision(),
         current_share.get(),
-    )
+    ]
 
 
 def _modes() -> tuple[Any, ...]:
     """What a step depends on besides its batch and objects, as in the key and the obstacles of a captured step."""
-    device = current_device()
-    return device.type, device.index, modes(), current_observer.get(), recorders.get(get_ident())
+    return modes(), current_observer.get(), recorders.get(get_ident())
 
 
 def _stacked(results: list[Any]) -> Any:

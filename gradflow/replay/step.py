@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar, overload
 
 from gradflow.autograd.grad_mode import current_observer
 from gradflow.backend import Backend
-from gradflow.backend.registry import current_device, get_backend
+from gradflow.backend.registry import get_backend
 from gradflow.interception import measured, profilers, recorders
 from gradflow.ops.checks import check_tensors
 from gradflow.replay import interception
@@ -191,7 +191,8 @@ def capture(
     def captured(*inputs: Any, **named: Any) -> Any:
         nonlocal calls, replayed, replayed_key
         given = (*inputs, *named.values()) if named else inputs
-        obstacle, key, arrays = _obstacle(), [current_device(), *modes(), *named], []
+        obstacle, key, arrays = _obstacle(), modes(), []
+        key += named
         for x in given:
             if x.__class__ is not Tensor or x._node is not None:
                 check_tensors("a captured step", *given)
@@ -199,7 +200,7 @@ def capture(
             array = x.array
             arrays.append(array)
             key += x.backend, array.shape, array.dtype
-        if len(given) > 1 and len({*map(id, given)}) < len(given):  # a tensor is given twice
+        if len({*given}) < len(given):  # a tensor is given twice
             ids = [*map(id, given)]
             key += map(ids.index, ids)
         plan = replayed
