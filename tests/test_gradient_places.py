@@ -228,3 +228,17 @@ def test_a_held_gradient_is_added_to_until_the_step_of_an_optimizer_whose_parame
         return [held.tolist(), made.state()]
 
     assert values(gf.capture) == values(lambda step: step)
+
+
+def test_a_check_restores_a_gradient_that_is_a_scalar_of_numpy() -> None:
+    def gradients(through: Callable[[Any], Any]) -> list[Any]:
+        x, found = gf.tensor(0.5, requires_grad=True), []
+        (x * x).backward(create_graph=True)
+        step = through(lambda y: (x * y).backward())
+        for i in range(8):
+            step(gf.tensor(1.0 + i))
+            assert x.grad is not None
+            found.append(x.grad.item())
+        return found
+
+    assert gradients(gf.capture(check=1)) == gradients(lambda step: step)

@@ -196,8 +196,10 @@ class Leaf:
 
         def restore() -> None:
             self.clear()
-            if array is not None:
+            if hasattr(array, "__setitem__"):
                 self.backend.setitem(array, ..., values)
+            elif elsewhere is not None:  # with a NumPy scalar, which stays as it is
+                elsewhere.array = array
             self._grad, self.state = elsewhere, state
 
         return restore
