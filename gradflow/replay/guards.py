@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter, is_
+from operator import attrgetter
 from typing import Any
 
 from gradflow.autograd.leaf import GradientState, Leaf
@@ -11,7 +11,7 @@ from gradflow.interception import Snapshot
 from gradflow.replay.reasons import describe
 from gradflow.tensor import Tensor
 
-_ARRAY, _STATE, _HOLDERS = attrgetter("array"), attrgetter("state"), attrgetter("slot.holders")
+_STATE, _HOLDERS = attrgetter("state"), attrgetter("slot.holders")
 
 
 class GroupsGuard:
@@ -28,7 +28,7 @@ class GroupsGuard:
         given = [group["params"] for group in optimizer.param_groups]
         self.parameters = [list(each) if isinstance(each, list) else each for each in given]
         self.tensors = [x for each in self.parameters if isinstance(each, list) for x in each if isinstance(x, Tensor)]
-        self.arrays = [*map(_ARRAY, self.tensors)]
+        self.arrays = [x.array for x in self.tensors]
         self.hyperparameters = _hyperparameters(optimizer)
         self.hyperparameters_read = False
         self._followed: Any = None  # what the groups had when the guard last held
@@ -47,7 +47,10 @@ class GroupsGuard:
             if not self.has_same_parameters() or (self.hyperparameters_read and not self.has_same_hyperparameters()):
                 return False
             self._followed = optimizer._unedited
-        return all(map(is_, map(_ARRAY, self.tensors), self.arrays))
+        for x, array in zip(self.tensors, self.arrays):  # noqa: B905, SIM110 (the fastest: it runs in every replay)
+            if x.array is not array:
+                return False
+        return True
 
     def has_same_parameters(self) -> bool:
         """Whether the groups have the same parameters."""

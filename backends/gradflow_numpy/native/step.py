@@ -232,15 +232,13 @@ class NativeStep:
         for i, x in enumerate(inputs):
             if not x.flags.carray:
                 return None
-            owner = x.base
-            if owner is None:
-                owner = x
-            elif owner.__class__ is not np.ndarray or owner.base is not None:
+            owner = x if x.base is None else x.base
+            if owner.__class__ is not np.ndarray or owner.base is not None:
                 owner = root(x)
+                if owner.__class__ is not np.ndarray:  # memory of another library may be anything
+                    copied = {*copied, i}
             if id(owner) in kept:
                 return None
-            if owner.__class__ is not np.ndarray:  # memory of another library may be anything
-                copied = {*copied, i}
         if not copied:
             return inputs
         given = [*inputs]
