@@ -78,6 +78,25 @@ def joined(slices: Sequence[Slice], history: History) -> Cohort:
     return cohort
 
 
+class Steps:
+    """Steps of the same slices, to be counted again and again.
+
+    slices: which have one history, before each time. steps: how many each time. written: as in `History`.
+    """
+
+    __slots__ = ("_cohort", "_slices", "_steps", "_written")
+
+    def __init__(self, slices: Sequence[Slice], steps: int, written: frozenset[str]) -> None:
+        self._cohort = as_cohort(slices)
+        self._slices, self._steps, self._written = slices, steps, written
+
+    def count(self) -> None:
+        """Count the steps once more."""
+        if not self._cohort.size:  # a slice has left it
+            self._cohort = as_cohort(self._slices)
+        self._cohort.advance(self._steps, self._written)
+
+
 class SliceMemory(Memory):
     """Marks a tensor as a slice of a block, whose steps change it. Aliases made later share this record.
 

@@ -30,7 +30,7 @@ from gradflow.backend import Array, Backend
 from gradflow.backend.graphs import current_rows
 from gradflow.dtypes import DTYPES
 from gradflow.interception import invalidate, opaque_call
-from gradflow.optim.cohorts import Cohort, History, Membership, SliceMemory, as_cohort, joined
+from gradflow.optim.cohorts import Cohort, History, Membership, SliceMemory, Steps, as_cohort, joined
 from gradflow.tensor import Tensor, is_read_only
 
 _ALIGNMENT = 256  # bytes
@@ -343,6 +343,14 @@ class FlatBlock:
         for s, (cohort, history, changed, size) in zip(self.slices, values, strict=True):
             s.membership.cohort = cohort
             cohort.history, cohort.changed, cohort.size = history, changed, size
+
+    def steps_between(self, before: Sequence[Any], after: Sequence[Any]) -> list[Steps]:
+        """The steps between two values of `histories`, to be counted again."""
+        found: dict[tuple[Cohort, int, frozenset[str]], list[Slice]] = {}
+        for s, (_, (_, old, _), *_), (cohort, (_, new, written), *_) in zip(self.slices, before, after, strict=True):
+            if new != old:
+                found.setdefault((cohort, new - old, written), []).append(s)
+        return [Steps(slices, steps, written) for (_, steps, written), slices in found.items()]
 
 
 def make_blocks(groups: Sequence[Sequence[Tensor]], first_group: int = 0) -> list[FlatBlock]:

@@ -6,7 +6,7 @@ attributes in `_stepped()`: pairs of an object and the name of an attribute. Wit
 - a `counter` of a generator advances by the numbers that the step draws,
 - another integer grows by the same difference, but `Memory.changed` gets the number of the present change, and the
   `half_at` of a slice of an optimizer that of the last change of its values,
-- the `histories` of a block of an optimizer count the step, in the cohorts that the first one made,
+- the `histories` of a block of an optimizer count the step, as its `steps_between` says,
 - any other attribute has the same value after each step that begins with the same value.
 """
 
@@ -19,7 +19,6 @@ from typing import Any
 from gradflow.autograd.leaf import IN_BUFFER, places
 from gradflow.autograd.memory import clock
 from gradflow.autograd.wrapping import wrap
-from gradflow.optim.cohorts import as_cohort
 from gradflow.tensor import Tensor
 
 Cell = tuple[Any, str]
@@ -95,7 +94,7 @@ class Difference:
         self._generators: list[tuple[Any, int]] = []
         self._counts: list[tuple[Any, str, int]] = []
         self._constants: list[tuple[Any, str, Any]] = []
-        updated: dict[tuple[Any, int, Any], list[Any]] = {}
+        self._steps: list[Any] = []  # of optimizers
         for x, name, before, after in changes:
             if name == "_grad":
                 if after is None:
@@ -114,16 +113,11 @@ class Difference:
             elif name == "counter":
                 self._generators.append((x, 4 * (after - before)))
             elif name == "histories":
-                for s, (_, (_, old, _), *_), (cohort, (_, new, written), *_) in zip(
-                    x.slices, before, after, strict=True
-                ):
-                    if new != old:
-                        updated.setdefault((cohort, new - old, written), []).append(s)
+                self._steps += x.steps_between(before, after)
             elif type(after) is int:
                 self._counts.append((x, name, after - before))
             else:
                 self._constants.append((x, name, after))
-        self._updated = [[as_cohort(slices), slices, *change] for (_, *change), slices in updated.items()]
         self._with_slots = [leaf for leaf in self._cleared if leaf.slot is not None]
         self._unscaled = expected.pop("_unscaled", [])
         self._expected = [
@@ -153,11 +147,8 @@ class Difference:
 
     def apply(self) -> None:
         """As in the contract."""
-        for update in self._updated:
-            cohort, slices, steps, written = update
-            if not cohort.size:  # a slice has left it
-                cohort = update[0] = as_cohort(slices)
-            cohort.advance(steps, written)
+        for steps in self._steps:
+            steps.count()
         if self._changed:
             now = clock.change()
             for x in self._changed:
