@@ -68,6 +68,22 @@ def test_an_llvmlite_that_cannot_be_imported_is_told_with_what_to_do() -> None:
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("ImportError: llvmlite, of the extra 'fast', cannot be imported")
     assert "GRADFLOW_FAST=0" in done.stderr.splitlines()[-1]
+    assert "type" in done.stderr.splitlines()[-1]
+    assert "pip install" in done.stderr.splitlines()[-1]
+
+
+def test_a_missing_llvmlite_is_told_by_the_list_of_devices() -> None:
+    done = run(
+        "import sys; sys.modules['llvmlite'] = None\nimport importlib.metadata as m\n"
+        "def version(name, real=m.version):\n"
+        "    if name == 'llvmlite': raise m.PackageNotFoundError(name)\n"
+        "    return real(name)\n"
+        "m.version = version\nfrom gradflow.cli import main\nmain(['devices'])",
+        GRADFLOW_FAST="1",
+    )
+    (line,) = [each for each in done.stdout.splitlines() if each.startswith("cpu")]
+    assert "llvmlite, of the extra 'fast', cannot be imported" in line
+    assert "pip install" in done.stdout
 
 
 @needs_llvmlite

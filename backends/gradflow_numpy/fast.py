@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from gradflow.backend import Array
 from gradflow.backend.graphs import RecordedStep
 from gradflow.environment import delayed_interrupts
-from gradflow_numpy.native import kernels
+from gradflow_numpy.native import kernels, llvm
 from gradflow_numpy.native.activations import ActivationKernels
 from gradflow_numpy.native.clipping import ClippingKernels
 from gradflow_numpy.native.dropout import DropoutKernels
@@ -52,6 +52,10 @@ class FastNumpyBackend(
         return NativeStep(self, step)
 
     def describe(self) -> str:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return f"{super().describe()}, llvmlite {version('llvmlite')}, layers by {rule()}"
+        try:
+            found = version("llvmlite")
+        except PackageNotFoundError:
+            found = llvm.version()  # which says what to install
+        return f"{super().describe()}, llvmlite {found}, layers by {rule()}"

@@ -17,7 +17,7 @@ from gradflow.tensor import Tensor
 
 __all__ = [
     "elu", "gelu", "glu", "hardtanh", "leaky_relu", "log_softmax", "logsumexp", "mish", "prelu", "relu", "selu",
-    "sigmoid", "silu", "softmax", "softplus", "softsign",
+    "sigmoid", "silu", "softmax", "softplus", "softsign", "tanh",
 ]  # fmt: skip
 
 
@@ -41,6 +41,7 @@ def _activation(name: str, doc: str) -> UnaryFunction:
 
 
 relu = _activation("relu", "max(x, 0). Its gradient at 0 is 0.")
+tanh = _activation("tanh", "The hyperbolic tangent of x.")
 sigmoid = _activation("sigmoid", "1 / (1 + exp(-x)), without overflow.")
 silu = _activation("silu", "x * sigmoid(x).")
 softplus = _activation("softplus", "log(1 + exp(x)), without overflow.")

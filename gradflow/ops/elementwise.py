@@ -35,7 +35,7 @@ __all__ = [
     "abs", "add", "astype", "ceil", "clip", "cos", "divide", "equal", "exp", "expm1", "floor", "greater",
     "greater_equal", "isfinite", "isinf", "isnan", "less", "less_equal", "log", "log1p", "logical_and",
     "logical_not", "logical_or", "logical_xor", "maximum", "minimum", "multiply", "negative", "not_equal", "outer",
-    "power", "round", "sign", "sin", "sqrt", "square", "subtract", "tanh", "where",
+    "power", "round", "sign", "sin", "sqrt", "square", "subtract", "where",
 ]  # fmt: skip
 
 add = binary("add", lambda F, g, _out, _a, _b: g, lambda F, g, _out, _a, _b: g, "x1 + x2.", exact=True)
@@ -156,9 +156,6 @@ ceil = _rounding("ceil", "The smallest integer >= x, in the dtype of x. Its grad
 round = _rounding("round", "x rounded to the nearest integer, ties to even, in the dtype of x. Its gradient is 0.")
 sin = unary("sin", lambda F, g, _out, x: F.multiply(g, F.cos(x)), "The sine of x, in radians.")
 cos = unary("cos", lambda F, g, _out, x: F.negative(F.multiply(g, F.sin(x))), "The cosine of x, in radians.")
-tanh = unary(
-    "tanh", lambda F, g, out, _x: F.activate_backward(g, out, "tanh", 0.0), "The hyperbolic tangent of x."
-)  # fmt: skip
 
 _CLIP = defop(
     "clip",

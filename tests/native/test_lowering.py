@@ -350,3 +350,20 @@ def test_a_forked_child_replays_though_another_thread_held_the_step() -> None:
     go_on.set()
     thread.join()
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_the_status_says_that_an_input_is_not_what_kernels_take() -> None:
+    model = gf.nn.Linear(4, 2)
+    step = gf.capture(lambda x: gf.sum(model(x)))
+    x = gf.tensor(np.ones((4, 4), np.float32))
+    for _ in range(4):
+        step(x)
+    usual = step.status
+    assert "contiguous" not in usual
+    expected = gf.sum(model(x.T)).detach().numpy()
+    np.testing.assert_array_equal(step(x.T).numpy(), expected)
+    assert (
+        step.status == "replaying, in Python, since it got an input that is not contiguous, or read-only: pass a copy"
+    )
+    step(x)
+    assert step.status == usual

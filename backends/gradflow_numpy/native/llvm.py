@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gradflow.environment import delayed_interrupts
+from gradflow.environment import delayed_interrupts, to_install
 
 _DIGEST = hashlib.sha256().digest_size
 _MONTH = 30 * 24 * 3600.0
@@ -82,7 +82,7 @@ def _llvm() -> Any:
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ImportError(
-            f"llvmlite, of the extra 'fast', cannot be imported ({reason}): repair its installation, or set "
+            f"llvmlite, of the extra 'fast', cannot be imported ({reason}); {to_install('fast')}; or set "
             "GRADFLOW_FAST=0 to use NumPy's kernels"
         ) from error
     llvm.initialize_native_target()
@@ -90,7 +90,9 @@ def _llvm() -> Any:
     return llvm
 
 
-def _version() -> str:
+def version() -> str:
+    """That of llvmlite. Raises ImportError, which says what to type, without it."""
+    _llvm()
     import llvmlite
 
     return str(llvmlite.__version__)
@@ -120,7 +122,7 @@ def _path(name: str) -> Path | None:
     """Where the object file of a module is kept; None without a folder, or without the sources of kernels."""
     folder = _cache_folder()
     try:
-        made_from = (name, _source_hash(), _llvm().llvm_version_info, _version(), processor())
+        made_from = (name, _source_hash(), _llvm().llvm_version_info, version(), processor())
     except OSError:
         return None
     return None if folder is None else folder / f"{name}-{hashlib.sha256(repr(made_from).encode()).hexdigest()[:32]}.o"

@@ -110,6 +110,7 @@ class NativeStep:
         self._lowered: Any = None
         self._rows: Any = None
         self._results: Any = None
+        self._words = self._noted = ""  # how the step is replayed, and what was last told of it
         self._renew_lock()
         _steps.add(self)
 
@@ -128,8 +129,17 @@ class NativeStep:
     def _give_up(self, reason: str) -> None:
         """Make the calls one by one from now on, and free everything."""
         self._next = NativeStep._call_by_call
-        self._step.note(f", in Python, since it {reason}")
+        self._tell(f", in Python, since it {reason}")
         self._free()
+
+    def _by_other_kernels(self, inputs: Sequence[Array]) -> Any:
+        """Make the calls one by one this time."""
+        self._tell(", in Python, since it got an input that is not contiguous, or read-only: pass a copy")
+        return self._step.run(*inputs)
+
+    def _tell(self, words: str) -> None:
+        self._noted = words
+        self._step.note(words)
 
     def _free(self) -> None:
         self._rows = self._lowered = self._results = self._difference = None
@@ -142,7 +152,7 @@ class NativeStep:
     def _trace(self, inputs: Sequence[Array]) -> Any:
         """Do the step, and trace it, if that is possible."""
         if not _are_contiguous(inputs):
-            return self._step.run(*inputs)
+            return self._by_other_kernels(inputs)
         self._free()
         self._next = NativeStep._trace
         step = self._step
@@ -185,7 +195,8 @@ class NativeStep:
         self._next = NativeStep._replay
         names = self._lowered.names_in_python()
         listed = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
-        self._step.note(f", with {listed} in Python" if names else "")
+        self._words = f", with {listed} in Python" if names else ""
+        self._tell(self._words)
 
     def _replay(self, inputs: Sequence[Array]) -> Any:
         if self._draws:
@@ -195,13 +206,15 @@ class NativeStep:
             done = self._do(inputs)
         if done:
             self._patience.replays += 1
+            if self._noted is not self._words:
+                self._tell(self._words)
             return self._results_of(*map(_COPY, self._results))
         try:
             if not self._rows.hold() or self._backend.nonfinite is not self._flag:
                 return self._step.run(*inputs) if self._is_in_vain() else self._trace(inputs)
         except NotImplementedError as error:
             self._give_up(str(error))
-        return self._step.run(*inputs)
+        return self._step.run(*inputs) if _are_contiguous(inputs) else self._by_other_kernels(inputs)
 
     def _do(self, inputs: Sequence[Array]) -> bool:
         """Do the step, or nothing if this trace cannot be replayed now; returns whether it was done."""
