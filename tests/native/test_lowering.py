@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -367,3 +368,17 @@ def test_the_status_says_that_an_input_is_not_what_kernels_take() -> None:
     )
     step(x)
     assert step.status == usual
+
+
+def test_no_copy_is_kept_of_an_input_that_programs_read_where_it_is() -> None:
+    model, x, y = gf.nn.Linear(4096, 1), gf.ones((256, 4096)), gf.zeros((256, 1))
+    gf.mse_loss(model(x), y)  # compiles the kernels
+    step = gf.capture(lambda x: gf.mse_loss(model(x), y))
+    tracemalloc.start()
+    try:
+        for _ in range(4):
+            step(x)
+        assert step.status == "replaying"
+        assert tracemalloc.get_traced_memory()[0] < x.array.nbytes / 2
+    finally:
+        tracemalloc.stop()

@@ -66,13 +66,13 @@ class PythonCall:
 class Lowered(NamedTuple):
     """A step as programs and Python calls, in this order.
 
-    places: of each input, where the trace had it. copied: the inputs that must be copied there, by number; the number
-    after the last one stands for the row of numbers. kept: the ids of what owns memory that the step changes, but does
-    not own.
+    places: of each input that must be copied, where the trace had it; None for others, which programs read where they
+    are. copied: the numbers of those that must; the number after the last one stands for the row of numbers. kept: the
+    ids of what owns memory that the step changes, but does not own.
     """
 
     parts: list[Program | PythonCall]
-    places: list[Array]
+    places: list[Array | None]
     copied: set[int]
     kept: set[int]
 
@@ -217,7 +217,8 @@ class _Lowering:
         assert isinstance(first, list)
         first[:0] = self._checks
         parts = [self._program(x) if isinstance(x, list) else x for x in self._segments if x]
-        return Lowered([*self._python_checks, *parts], self._places[:-1], self._copied, self._kept)
+        places = [x if i in self._copied else None for i, x in enumerate(self._places[:-1])]
+        return Lowered([*self._python_checks, *parts], places, self._copied, self._kept)
 
     def _program(self, traced: list[Launch]) -> Program:
         launches = divide(traced)

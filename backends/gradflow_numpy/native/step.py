@@ -258,6 +258,8 @@ class NativeStep:
         for i in copied:
             if i == len(places):
                 self._rows.write()
+            elif places[i] is None:
+                given[i] = inputs[i].copy()
             else:
                 np.copyto(places[i], inputs[i])
                 given[i] = places[i]
