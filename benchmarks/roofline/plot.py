@@ -33,7 +33,7 @@ def _draw(figures: dict[str, Any], path: Path) -> None:
         figure = Figure(figsize=(11, 5), layout="constrained")
         left, right = figure.subplots(1, 2, sharex=True, sharey=True)
         for axes in (left, right):
-            axes.set(xscale="log", yscale="log", xlim=(0.3, 400), ylim=(0.5, 400))
+            axes.set(xscale="log", yscale="log", xlim=(0.3, 400), ylim=(0.1, 400))
             _draw_roofs(axes, figures)
             axes.set_xlabel("operations per byte, each array moved once [flop/byte]")
             axes.set_xticks([1, 10, 100], ["1", "10", "100"])
