@@ -100,7 +100,7 @@ def _parts(launch: Launch, earlier: Sequence[Launch]) -> list[Launch]:
                 if access.writes and access.by_items and start <= access.start and access.stop <= stop:
                     size = launch.arguments[i].itemsize
                     a, b = (access.start - start) // size, (access.stop - start) // size
-                    if all(b <= first or end <= a for first, end, _ in cuts):
+                    if not (b - a) % other.items and all(b <= first or end <= a for first, end, _ in cuts):
                         cuts.append((a, b, other.items))
     if not cuts:
         return [launch]
