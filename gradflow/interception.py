@@ -120,7 +120,7 @@ def forbid_replay(reason: str) -> None:
 
 
 def unrecorded() -> contextlib.AbstractContextManager[None]:
-    """A context manager in which this thread does what is no part of a step that is recorded or traced."""
+    """A context manager in which nothing that this thread does is recorded or traced as part of a captured step."""
     recorder = recorders.get(get_ident()) if recorders else None
     return contextlib.nullcontext() if recorder is None else recorder.ignoring_reports()
 

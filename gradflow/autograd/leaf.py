@@ -34,11 +34,11 @@ EMPTY, RESERVED, CLAIMED, IN_BUFFER, ELSEWHERE = GradientState
 
 
 class _Places:
-    """`last_change`: another number after each change of where the gradient of a leaf is, or of who may refer to it.
+    """A version number of where the gradients of all leaves are stored, and of who may hold references to them.
 
-    While it is the same, a replay that has left all gradients where they were need not look at each of them again. Who
-    changes a `state`, a `_grad` or a `slot` sets a new number first, so that an interrupt in between is harmless. Who
-    hands out a tensor of a gradient sets it last, since another thread may do so during a replay.
+    While `last_change` stays the same, a replay need not check each leaf again. Code that changes a `state`, a `_grad`
+    or a `slot` calls `change` first, so that an interrupt in between is harmless. Code that hands out a tensor of a
+    gradient calls it last, since another thread may do so during a replay.
     """
 
     __slots__ = ("last_change",)

@@ -99,7 +99,7 @@ class Source(ABC):
 
     @abstractmethod
     def is_at(self, k: int) -> bool:
-        """Whether the host has done k steps since `begin`, and the step, which `holds`, takes the row after them."""
+        """Whether the host has done k steps since `begin`, the step still `holds`, and row k is the next one."""
 
     def holds(self) -> bool:
         """Whether the step makes the same calls as when the graph was captured, apart from these numbers.
@@ -153,7 +153,7 @@ class Rows(ABC):
 
 
 class Patience:
-    """Whether it is in vain to capture a step again: after 4 captures in a row that were not replayed 16 times each.
+    """Decides when to stop capturing a step again: after 4 captures in a row with fewer than 16 replays each.
 
     replays: how often the present capture was replayed.
     """
@@ -162,7 +162,7 @@ class Patience:
         self.replays = self._in_vain = 0
 
     def is_over(self) -> bool:
-        """Count a capture that has become invalid; whether there must be no further one."""
+        """Count a capture that has become invalid, and return whether to stop."""
         self._in_vain = 0 if self.replays >= 16 else self._in_vain + 1
         self.replays = 0
         return self._in_vain >= 4

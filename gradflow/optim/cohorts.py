@@ -26,8 +26,8 @@ class Cohort:
     """Slices of one history.
 
     changed: the number of the last change of their values by a step.
-    size: how many they are; 0 before all have joined, and once one has left for another cohort, as the others may then
-    differ. What was a cohort of some slices with a size still is exactly these.
+    size: the number of slices; 0 until all have joined, and again once one of them has joined another cohort. While it
+    is not 0, the cohort has exactly the slices that joined it.
     """
 
     __slots__ = ("changed", "history", "size")

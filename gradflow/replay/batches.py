@@ -14,7 +14,7 @@ from operator import index
 from threading import get_ident
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from gradflow.autograd.grad_mode import OFF, autocast_dtype, current_observer, grad_enabled
+from gradflow.autograd.grad_mode import autocast_dtype, current_observer, is_grad_enabled
 from gradflow.backend import Backend, Device, get_matmul_precision
 from gradflow.backend.graphs import current_rows
 from gradflow.backend.registry import current_device, get_backend
@@ -313,7 +313,7 @@ def modes() -> list[Any]:
     """The modes that a step depends on."""
     return [
         current_device(),
-        grad_enabled.get() is not OFF,
+        is_grad_enabled(),
         autocast_dtype.get(),
         default_dtype.get(),
         get_matmul_precision(),

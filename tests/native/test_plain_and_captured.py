@@ -131,7 +131,7 @@ def test_an_input_may_be_a_parameter_and_is_read_after_the_step(first: int) -> N
 @pytest.mark.parametrize("rate", [0.1, lambda steps: 0.1 / (1 + steps)])
 @pytest.mark.parametrize("read_at", [range(3, 4), range(0, 300, 2), range(0)])
 def test_the_numbers_of_a_scaler_are_no_part_of_the_step(rate: Any, read_at: range) -> None:
-    """They are computed anew after the count of steps was read, and after 256 steps; a step in ten is skipped."""
+    """Reading `optimizer.steps` refills the table of scalars, and so do 256 steps. Every tenth step overflows."""
 
     def values(through: Callable[[Any], Any]) -> list[Any]:
         x = gf.tensor([0.5, 1.0], requires_grad=True)

@@ -37,7 +37,7 @@ class Kernel:
 
     group: the kernels that are compiled together. name: its name in the group. access: a letter for each argument.
     multiple: a range begins at a multiple of so many items (default 1), for speed only.
-    enough: with so many items, a range takes much longer than what each range has to do first (default 1).
+    enough: the items from which on the fixed cost of a range, such as copying a factor, is small (default 1).
     flat: whether the arrays of letters r, w and u are flat, and the last argument is how many elements an item has.
     build: `build(fn, *arguments, start, stop, scratch)` emits the code: `fn` is a `Function` of the dtype, the
     arguments are values: 64-bit integers for arrays and integers, of the dtype for numbers.

@@ -57,11 +57,16 @@ def _by_columns(
     )
 
 
+def _is_packed(rows: int) -> bool:
+    """Whether products of so many rows use a packed second factor, unless it is small."""
+    return rows < _OWN * count()
+
+
 def _form(b: Array, rows: int) -> int:
     """How products of so many rows use b, whose rows are contiguous."""
     if b.nbytes <= _STRIDED:
         return DIRECT
-    return COPIED if rows >= _OWN * count() else PACKED
+    return PACKED if _is_packed(rows) else COPIED
 
 
 class LinearKernels(NativeKernels):
@@ -109,7 +114,7 @@ class LinearKernels(NativeKernels):
         elif weight.nbytes > _LARGE and outputs >= _WIDE:
             _by_columns(x, False, weight, True, bias, z, n, outputs, inputs, relu)
         else:
-            packed = weight.nbytes > _TRANSPOSED and n < _OWN * count()
+            packed = weight.nbytes > _TRANSPOSED and _is_packed(n)
             b = _pack(weight, outputs, inputs, True) if packed else weight
             launch(products.forward, dtype, n, cost, x, b, bias, z, inputs, outputs, packed, relu)
         if relu or activation is None:
